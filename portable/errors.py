@@ -1,0 +1,116 @@
+"""Every error that `portable` and `convert` raise on purpose, drawn as one tree; imports nothing.
+
+    PortableError
+      ├── UsageError             a wrong flag, path or name
+      │     └── InvalidRequest   a wrong field of a request; names it in `param`
+      │           ├── ContextLengthExceeded
+      │           └── ModelNotFound
+      ├── CheckpointError        a checkpoint folder that cannot be converted as it is
+      ├── UnsupportedModel       an architecture, tokenizer or quantization we do not know
+      ├── ModelFileError         a GGUF file that cannot be loaded
+      ├── NotEnoughMemory
+      ├── DiskError
+      ├── Busy                   somebody else holds the lock
+      │     └── QueueFull
+      ├── NetworkError
+      ├── EngineError            llama.cpp refused or died
+      │     └── NonFiniteLogits
+      └── PortInUse
+
+Each edge translates the tree once: the command line to `exit_code`, HTTP to `status` and `code`.
+"""
+
+from __future__ import annotations
+
+
+class PortableError(Exception):
+    """What happened, in one line, and in `hint` what to do next."""
+
+    exit_code = 1
+    status = 500
+    code: str | None = "internal_error"
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(PortableError):
+    exit_code = 2
+    status = 400
+    code = None
+
+
+class InvalidRequest(UsageError):
+    """`param` names the field, with its path: `messages[2].content`."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class CheckpointError(PortableError):
+    exit_code = 2
+    code = "invalid_checkpoint"
+
+
+class UnsupportedModel(PortableError):
+    exit_code = 3
+    code = "unsupported_model"
+
+
+class ModelFileError(PortableError):
+    exit_code = 3
+    code = "invalid_model_file"
+
+
+class NotEnoughMemory(PortableError):
+    exit_code = 4
+    status = 503
+    code = "not_enough_memory"
+
+
+class DiskError(PortableError):
+    exit_code = 5
+    code = "disk_error"
+
+
+class Busy(PortableError):
+    exit_code = 6
+    status = 503
+    code = "busy"
+
+
+class QueueFull(Busy):
+    status = 429
+    code = "queue_full"
+
+
+class NetworkError(PortableError):
+    exit_code = 7
+    status = 502
+    code = "network_error"
+
+
+class EngineError(PortableError):
+    exit_code = 70
+    code = "backend_error"
+
+
+class NonFiniteLogits(EngineError):
+    code = "non_finite_logits"
+
+
+class PortInUse(PortableError):
+    exit_code = 98
+    code = "port_in_use"
