@@ -11,6 +11,7 @@ A model that the user named is never replaced by another.
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,34 @@ class Model:
     sampling: dict[str, Any] = field(default_factory=dict)
     context: int | None = None
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder to convert; `name` is the model's, for the folder may be called by a commit."""
+
+    folder: Path
+    name: str
+    entry: catalogue.Entry | None = None
+    full_id: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One repository of one hub, with what the catalogue knows of it."""
+
+    hub: str
+    repo: str
+    entry: catalogue.Entry | None = None
+
+    @property
+    def suffix(self) -> str:
+        return self.repo.rpartition("/")[2]
+
+    @property
+    def quant(self) -> str:
+        return self.entry.quant if self.entry else DEFAULT_QUANT
 
 
 @dataclass(frozen=True)
@@ -74,8 +103,7 @@ def obtain(
         return _folder(path, wish)
     if _looks_local(model) or path.exists():
         return Model(_gguf_file(path), path.stem, source=f"file {path}")
-    # A known name may hold a colon of its own, like `qwen3:4b`.
-    return _named(hub.Ref(None, model) if catalogue.find(model) else hub.parse(model), wish)
+    return _named(_ref(model), wish)
 
 
 def _looks_local(text: str) -> bool:
@@ -90,7 +118,7 @@ def _gguf_file(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise UsageError(f"no such file: {path}", hint=_did_you_mean(path.stem)) from None
+        raise UsageError(f"no such file: {path}", hint=_help(path.stem)) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot open {path}: {error}") from error
     if not stat.S_ISREG(mode):
@@ -172,15 +200,144 @@ def _version() -> str:
 # --- names
 
 
+def fetch_checkpoint(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    say: Say,
+    progress: Report = silent,
+) -> Checkpoint:
+    """The checkpoint folder that `model` names, downloaded if need be, for a conversion elsewhere.
+
+    Raises what `obtain` raises, and UsageError for what is no checkpoint but a GGUF already.
+    """
+    offline = offline or hub.offline_by_environment()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        name = path.resolve().name
+        return Checkpoint(path, name, catalogue.by_id(name))
+    if _looks_local(model) or path.exists():
+        _gguf_file(path)
+        raise UsageError(f"{path} is a GGUF already", hint=f"run it: portable chat {path}")
+    target, wish = _target(_ref(model), Wish(None, revision, offline, say, progress))
+    snapshot = _checkpoint(target, wish)
+    return Checkpoint(snapshot.folder, target.suffix, target.entry, target.repo, snapshot.commit)
+
+
+def _ref(model: str) -> hub.Ref:
+    """A known name may hold a colon of its own, like `qwen3:4b`."""
+    return hub.Ref(None, model) if catalogue.find(model) else hub.parse(model)
+
+
+def _target(ref: hub.Ref, wish: Wish) -> tuple[Target, Wish]:
+    """Which repository of which hub is meant; what the name says wins over the flags."""
+    key = ref.hub or hub.DEFAULT_HUB
+    known = catalogue.find(ref.repo)
+    if not known and not hub.is_id(ref.repo):
+        raise UsageError(f"no file, folder or known model {ref.repo!r}", hint=_help(ref.repo))
+    quant = convert.quant_name(ref.quant) if ref.quant else wish.quant
+    wish = replace(wish, quant=quant, revision=ref.revision or wish.revision)
+    if known:
+        return _known(key, known), wish
+    return Target(key, ref.repo, catalogue.by_id(ref.repo)), wish
+
+
+def _known(key: str, entry: catalogue.Entry) -> Target:
+    return Target(key, entry.modelscope if key == "ms" else entry.huggingface, entry)
+
+
 def _named(ref: hub.Ref, wish: Wish) -> Model:
-    entry = catalogue.find(ref.repo) or catalogue.by_id(ref.repo)
-    if ref.quant:
-        wish = replace(wish, quant=convert.quant_name(ref.quant))
-    wish = replace(wish, revision=ref.revision or wish.revision)
-    embedded = _embedded(entry, wish) if entry and ref.hub is None else None
-    if embedded:
-        return embedded
-    raise NetworkError(f"{ref.repo}: the hubs are not wired yet")
+    target, wish = _target(ref, wish)
+    if ref.hub is None and not hub.is_id(ref.repo) and target.entry:
+        found = _here(target, wish) or _embedded(target.entry, wish)
+    else:
+        found = _here(target, wish)
+    return found or _from_hub(target, wish)
+
+
+def _here(target: Target, wish: Wish) -> Model | None:
+    """From the store. No quant asked for: the default one, or the GGUF that the hub had."""
+    records = store.of(target.hub, target.repo, wish.revision)
+    wanted = wish.quant or target.quant
+    ready = [r for r in records if r.converter is None and not wish.quant]
+    found = [r for r in records if r.quant == wanted] or ready
+    return _model(found[0], target) if found else None
+
+
+def _from_hub(target: Target, wish: Wish) -> Model:
+    """Downloaded, and converted unless the hub has a GGUF."""
+    source = hub.connect(target.hub)
+    listing = None if wish.offline else _listing(source, target, wish)
+    if listing and _is_gguf(listing, wish.quant):
+        file = hub.choose_gguf(listing, wish.quant)
+        folder = source.fetch(listing, [file], wish.report).folder
+        record = _record(target, wish, _quant_of(file.path), listing.commit)
+        record = replace(record, file=str(folder / file.path))
+        store.save(record)
+    else:
+        snapshot = _checkpoint(target, wish, listing)
+        record = _record(target, wish, wish.quant or target.quant, snapshot.commit)
+        record = _convert(snapshot.folder, record, target.suffix, wish)
+    return _model(record, target)
+
+
+def _listing(source: hub.Hub, target: Target, wish: Wish) -> hub.Listing:
+    try:
+        return source.listing(target.repo, wish.revision)
+    except UsageError as error:
+        close = catalogue.similar(target.repo)
+        if close:
+            error.hint = f"did you mean {' or '.join(close)}? {error.hint}"
+        raise
+
+
+def _is_gguf(listing: hub.Listing, quant: str | None) -> bool:
+    """A repository of GGUFs; one with both kinds is converted, unless it has the quant ready."""
+    if not listing.ggufs:
+        return False
+    if not any(f.path.endswith(".safetensors") for f in listing.files):
+        return True
+    return quant is not None and hub.has_gguf(listing, quant)
+
+
+def _checkpoint(target: Target, wish: Wish, listing: hub.Listing | None = None) -> hub.Snapshot:
+    """The files that a conversion reads; config.json is judged before any weight is fetched."""
+    source = hub.connect(target.hub)
+    if wish.offline:
+        folder = source.cached(target.repo, wish.revision)
+        if not folder or not (folder / "config.json").is_file():
+            raise source.offline(target.repo)
+        return hub.Snapshot(folder, None)
+    listing = listing or _listing(source, target, wish)
+    if not any(f.path == "config.json" for f in listing.files):
+        what = "GGUF files: run it as it is" if listing.ggufs else "no config.json"
+        raise UsageError(f"{target.repo} on {source.title} is no checkpoint, it has {what}")
+    wish.say(f"downloading {target.repo} from {source.title}")
+    patterns = convert.wanted_files()
+    return source.snapshot(listing, patterns, check=convert.check_config, report=wish.report)
+
+
+def _record(target: Target, wish: Wish, quant: str, commit: str | None) -> store.Record:
+    licence = target.entry.licence if target.entry else None
+    return store.Record(target.hub, target.repo, quant, "", wish.revision, commit, licence=licence)
+
+
+def _quant_of(file_name: str) -> str:
+    found = re.findall(r"(?<![A-Za-z0-9])(I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32)", file_name, re.I)
+    return found[-1].upper() if found else "GGUF"
+
+
+def _model(record: store.Record, target: Target) -> Model:
+    text = f"{record.quant} of {target.repo} from {hub.TITLES[target.hub]}"
+    return _known_model(record.path, target.entry, target.repo, text)
+
+
+def _known_model(path: Path, entry: catalogue.Entry | None, repo: str, source: str) -> Model:
+    suffix = repo.rpartition("/")[2]
+    if not entry:
+        return Model(path, suffix, repo, source=source)
+    return Model(path, suffix, repo, entry.names, dict(entry.sampling), entry.context, source)
 
 
 def _embedded(entry: catalogue.Entry, wish: Wish) -> Model | None:
@@ -189,30 +346,43 @@ def _embedded(entry: catalogue.Entry, wish: Wish) -> Model | None:
     if not inside or wish.revision or wish.quant not in (None, inside.quant):
         return None
     path = inside.path()
-    if not path:
-        return None
-    return _model(
-        path, entry, entry.modelscope, f"{inside.quant} from the package {inside.package}"
-    )
+    text = f"{inside.quant} from the Python package {inside.package}"
+    return _known_model(path, entry, entry.modelscope, text) if path else None
 
 
-def _model(path: Path, entry: catalogue.Entry | None, repo: str, source: str) -> Model:
-    suffix = repo.rpartition("/")[2]
-    if not entry:
-        return Model(path, suffix, repo, source=source)
-    return Model(path, suffix, repo, entry.names, dict(entry.sampling), entry.context, source)
+# --- no name
 
 
 def _default(wish: Wish) -> Model:
-    spare = catalogue.load()[catalogue.EMBEDDED_DEFAULT]
-    found = _embedded(spare, wish)
-    if found:
-        wish.say(f"no hub answers: using the embedded {found.id}")
-        return found
-    raise NetworkError("no hub answers", hint="give the path of a .gguf file or a folder")
+    """The default model from the store or a hub, else the embedded one; `say` tells why."""
+    known = catalogue.load()
+    entry, spare = known[catalogue.DEFAULT], _embedded(known[catalogue.EMBEDDED_DEFAULT], wish)
+    targets = [_known(key, entry) for key in ("ms", "hf")]
+    for target in targets:
+        if found := _here(target, wish):
+            wish.say(f"no model named: using {found.id}, which is on this disk")
+            return found
+    why = "offline" if wish.offline else "no hub answers"
+    for target in [] if wish.offline else targets:
+        source = hub.connect(target.hub)
+        if source.answers():
+            wish.say(f"no model named: using {target.suffix} from {source.title}")
+            try:
+                return _from_hub(target, wish)
+            except NetworkError as error:
+                if not spare:
+                    raise
+                why = error.message
+    if spare:
+        wish.say(f"{why}: using the embedded {spare.id}")
+        return spare
+    raise NetworkError(
+        f"{why}, and no model is on this disk",
+        hint="name a .gguf file or a folder, or install the embedded model: portable-llm[demo]",
+    )
 
 
-def _did_you_mean(text: str) -> str:
+def _help(text: str) -> str:
     close = catalogue.similar(text)
     if close:
         return f"did you mean {' or '.join(close)}?"

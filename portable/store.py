@@ -94,13 +94,16 @@ def save(record: Record) -> Path:
     return path
 
 
+def of(hub: str, repo: str, revision: str | None = None) -> list[Record]:
+    """What is here of one model: whole, and with the file still in its place."""
+    wanted = (hub, repo, revision)
+    found = _records(slot(hub, repo, revision))
+    return [r for r in found if (r.hub, r.repo, r.revision) == wanted]
+
+
 def find(hub: str, repo: str, quant: str, revision: str | None = None) -> Record | None:
-    """The model if it is here, whole, and its file still exists."""
-    for record in _records(slot(hub, repo, revision)):
-        same = (record.hub, record.repo, record.quant) == (hub, repo, quant)
-        if same and record.revision == revision:
-            return record
-    return None
+    """The model in that quant, if it is here."""
+    return next((r for r in of(hub, repo, revision) if r.quant == quant), None)
 
 
 def listing() -> list[Record]:
