@@ -1,0 +1,55 @@
+"""Checkpoint folder -> quantized GGUF, without torch; knows nothing of the runtime and of hubs.
+
+The functions are the command line's flags. `convert` and `check_config` load numpy when they are
+first asked for: a program's `--help` must not wait for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from convert.quants import default_output_name, quant_name, quant_names
+from convert.report import Converted, Progress
+
+if TYPE_CHECKING:
+    from convert.arch import check_config
+    from convert.pipeline import convert
+
+__all__ = [
+    "Converted",
+    "Progress",
+    "check_config",
+    "convert",
+    "default_output_name",
+    "quant_name",
+    "quant_names",
+    "wanted_files",
+]
+_LATER = {"convert": "convert.pipeline", "check_config": "convert.arch"}
+
+
+def wanted_files() -> list[str]:
+    """Patterns of the files of a hub repository that a conversion reads; nothing else is needed."""
+    return [
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "config.json",
+        "generation_config.json",
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+        "chat_template*",
+        "additional_chat_templates/*.jinja",
+        "modules.json",
+        "*_Pooling/config.json",
+        "README.md",
+    ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'convert' has no attribute {name!r}")

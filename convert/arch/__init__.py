@@ -1,0 +1,69 @@
+"""The families that can be converted, found by config.json alone; knows no weights and no files.
+
+A family is a module with the names of `Family`. Its tables say what a checkpoint must hold and
+where each tensor goes; anything else in the checkpoint is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from convert.arch import bert, llama, mistral, qwen2, qwen3
+from convert.arch.table import Family
+from convert.config import Config
+from portable.errors import CheckpointError, UnsupportedModel
+
+FAMILIES: dict[str, Family] = {
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "llama": llama,
+    "mistral": mistral,
+    "bert": bert,
+}
+BY_ARCHITECTURE = {
+    architecture: name for name, family in FAMILIES.items() for architecture in family.ARCHITECTURES
+}
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The first string of config.json's `architectures`."""
+    found = config.get("architectures")
+    if isinstance(found, list) and found and isinstance(found[0], str):
+        return found[0]
+    raise CheckpointError(
+        "config.json names no architecture",
+        hint="its `architectures` must be a list such as ['Qwen2ForCausalLM']",
+    )
+
+
+def check_config(config: Mapping[str, Any]) -> str:
+    """The family's name; UnsupportedModel or CheckpointError when it cannot be converted."""
+    if not isinstance(config, Mapping):
+        raise CheckpointError("config.json is not a JSON object", hint="download it again")
+    name = architecture(config)
+    if name not in BY_ARCHITECTURE:
+        near = difflib.get_close_matches(name, BY_ARCHITECTURE, n=1, cutoff=0.8)
+        also = f"; nearest is {near[0]}" if near else ""
+        raise UnsupportedModel(
+            f"architecture {name} is not supported{also}",
+            hint=f"supported: {', '.join(BY_ARCHITECTURE)}",
+        )
+    _refuse_quantized(config)
+    family = FAMILIES[BY_ARCHITECTURE[name]]
+    checked = Config(config, family.DEFAULTS)
+    family.sizes(checked)
+    list(family.metadata(checked))
+    return BY_ARCHITECTURE[name]
+
+
+def _refuse_quantized(config: Mapping[str, Any]) -> None:
+    quantized = config.get("quantization_config") or config.get("compression_config")
+    if not quantized:
+        return
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+    raise UnsupportedModel(
+        f"the checkpoint is already quantized ({method or 'unknown method'})",
+        hint="convert the original model, whose weights are BF16, F16 or F32",
+    )

@@ -1,0 +1,175 @@
+"""A checkpoint folder: its JSON files and its tensors by name; knows no architecture, no GGUF."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convert.safetensors_file import SafetensorsFile, Stored
+from portable.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+MAX_JSON = 256 << 20
+
+
+class Checkpoint:
+    """A folder as a hub serves it. Nothing in it is ever executed: no pickle, no `auto_map`."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.exists():
+            raise CheckpointError(f"{folder} does not exist", hint="name a checkpoint folder")
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder} is not a folder", hint="name the folder that holds config.json"
+            )
+        self.folder = folder
+        self.files: list[SafetensorsFile] = []
+        self.tensors: dict[str, Stored] = {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        found = self.json("config.json")
+        if found is None:
+            raise CheckpointError(
+                f"{self.folder} has no config.json", hint="name a complete checkpoint folder"
+            )
+        return found
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def text(self, name: str) -> str | None:
+        """A text file of the folder, or None when it is not there."""
+        try:
+            if (self.folder / name).stat().st_size > MAX_JSON:
+                raise CheckpointError(f"{name} is too large", hint="download the checkpoint again")
+            text = (self.folder / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{name} cannot be read: {error}") from error
+        if text.startswith("version https://git-lfs"):
+            raise CheckpointError(
+                f"{name} is a git-lfs pointer", hint="run `git lfs pull`, or download the model"
+            )
+        return text
+
+    def any_json(self, name: str) -> Any:
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{name} is not valid JSON: {error}", hint="download this file again"
+            ) from error
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the folder, or None when the file is not there."""
+        found = self.any_json(name)
+        if found is not None and not isinstance(found, dict):
+            raise CheckpointError(f"{name} is not a JSON object", hint="download this file again")
+        return found
+
+    def open_tensors(self) -> None:
+        """Fills `tensors` from one file or from shards; every problem is said before any work."""
+        index = self._index()
+        for name in self._shards(index):
+            file = SafetensorsFile(self.folder / name)
+            self.files.append(file)
+            for tensor in file.tensors.values():
+                if tensor.name in self.tensors:
+                    other = self.tensors[tensor.name].file.path.name
+                    raise CheckpointError(f"tensor {tensor.name} is in {other} and in {name}")
+                self.tensors[tensor.name] = tensor
+        self._hold_against(index)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+    def check_unchanged(self) -> None:
+        for file in self.files:
+            if not file.unchanged():
+                raise CheckpointError(
+                    f"{file.path.name} changed while it was read",
+                    hint="let the download end, then convert again",
+                )
+
+    def _index(self) -> dict[str, str] | None:
+        index = self.json(INDEX)
+        if index is None:
+            return None
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{INDEX} has no weight_map", hint="download this file again")
+        for tensor, shard in weight_map.items():
+            if not isinstance(shard, str) or not is_plain_name(shard):
+                raise CheckpointError(f"{INDEX} sends {tensor} to {shard!r}, which is no file name")
+        return weight_map
+
+    def _shards(self, index: dict[str, str] | None) -> list[str]:
+        found = sorted(path.name for path in self.folder.glob("model*.safetensors"))
+        if index is not None:
+            wanted = sorted(set(index.values()))
+        elif found:
+            wanted = sorted({*found, *siblings(found)})
+        else:
+            raise self._no_weights()
+        missing = [name for name in wanted if not self.has(name)]
+        if missing:
+            raise CheckpointError(
+                f"{len(missing)} of {len(wanted)} weight files missing: {', '.join(missing[:3])}",
+                hint="download the checkpoint again; what is there is kept",
+            )
+        return wanted
+
+    def _no_weights(self) -> CheckpointError:
+        if any(next(self.folder.glob(pattern), None) for pattern in PICKLES):
+            return CheckpointError(
+                "the weights are pickle files, which can run code when they are opened",
+                hint="needs safetensors: take a revision or a copy of the model that has them",
+            )
+        if next(self.folder.glob("*.gguf"), None):
+            return CheckpointError(
+                f"{self.folder} holds a GGUF already", hint="use that .gguf file directly"
+            )
+        return CheckpointError(
+            f"{self.folder} has no model.safetensors", hint="name a complete checkpoint folder"
+        )
+
+    def _hold_against(self, index: dict[str, str] | None) -> None:
+        if index is None:
+            return
+        absent = [n for n, f in index.items() if getattr(self.tensors.get(n), "file", None) is None]
+        extra = [name for name in self.tensors if name not in index]
+        for names, what in ((absent, "names tensors that no shard has"), (extra, "lacks tensors")):
+            if names:
+                raise CheckpointError(
+                    f"{INDEX} {what}: {', '.join(names[:3])} ({len(names)} in all)",
+                    hint="download the checkpoint again",
+                )
+
+
+def is_plain_name(name: str) -> bool:
+    """A file name of this folder: no path, no drive, no NUL."""
+    return (
+        name.endswith(".safetensors")
+        and not set(name) & set('/\\:\0\n"<>|?*')
+        and not name.startswith(".")
+        and len(name.encode("utf-8", "replace")) <= 255
+    )
+
+
+def siblings(found: list[str]) -> Iterator[str]:
+    """All shards of the series that a name like `model-00001-of-00003.safetensors` belongs to."""
+    for name in found:
+        if match := SHARD.fullmatch(name):
+            count = min(int(match[2]), 9999)
+            yield from (f"model-{i:05d}-of-{match[2]}.safetensors" for i in range(1, count + 1))

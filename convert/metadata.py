@@ -1,0 +1,170 @@
+"""What a GGUF says about its model: names, licence, sizes, tokenizer; knows no weights' values."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePosixPath
+from typing import Any
+
+import gguf
+
+from convert.arch.table import Family
+from convert.checkpoint import Checkpoint
+from convert.config import Config, is_number
+from convert.gguf_file import KeyValues
+from convert.quants import Quant
+from convert.vocab import Vocab
+from portable.errors import CheckpointError
+
+QUANTIZATION_VERSION = 2
+SHA256_PLACE = "0" * 64
+POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
+POOLING_FLAGS = (
+    ("pooling_mode_mean_tokens", 1),
+    ("pooling_mode_cls_token", 2),
+    ("pooling_mode_lasttoken", 3),
+)
+
+
+def general(checkpoint: Checkpoint, name: str, parameters: int) -> KeyValues:
+    """`general.*`, by gguf's own reading of the model card, config and the repository's name."""
+    card = _card(checkpoint)
+    config = {k: v for k, v in checkpoint.config.items() if k != "_name_or_path" or _is_text(v)}
+    found = gguf.Metadata()
+    _sampling(found, checkpoint)
+    found = gguf.Metadata.apply_metadata_heuristic(
+        found, card, config, PurePosixPath(name), parameters
+    )
+    if found.name is None:
+        found.name = name
+    if found.size_label is None:
+        found.size_label = gguf.size_label(parameters, parameters, 0, 0)
+    writer = gguf.GGUFWriter(None, "")
+    try:
+        found.set_gguf_meta_model(writer)
+    except (TypeError, AttributeError, KeyError):
+        logging.getLogger(__name__).warning("the model card is not used: it has odd values")
+        writer = gguf.GGUFWriter(None, "")
+        writer.add_name(name)
+    return {key: _plain(value) for key, value in writer.kv_data[0].items() if _usable(key, value)}
+
+
+def keys(
+    checkpoint: Checkpoint, family: Family, config: Config, vocab: Vocab, head: KeyValues
+) -> KeyValues:
+    """All keys but the file type, in llama.cpp's order. `head` is what `general` returned."""
+    out: KeyValues = {
+        "general.architecture": ("string", family.GGUF),
+        "general.type": ("string", "model"),
+        **head,
+    }
+    for key, kind, value in family.metadata(config):
+        out[f"{family.GGUF}.{key}"] = (kind, value)
+    if family.GGUF != "llama" and (pooling := _pooling(checkpoint)):
+        out[f"{family.GGUF}.pooling_type"] = ("uint32", pooling)
+    return out | tokenizer_keys(vocab)
+
+
+def tokenizer_keys(vocab: Vocab) -> KeyValues:
+    out: KeyValues = {key: _guess(value) for key, value in vocab.leading.items()}
+    out["tokenizer.ggml.model"] = ("string", vocab.model)
+    out["tokenizer.ggml.pre"] = ("string", vocab.pre)
+    out["tokenizer.ggml.tokens"] = ("strings", vocab.tokens)
+    if vocab.scores:
+        out["tokenizer.ggml.scores"] = ("float32s", vocab.scores)
+    out["tokenizer.ggml.token_type"] = ("int32s", vocab.types)
+    if vocab.merges:
+        out["tokenizer.ggml.merges"] = ("strings", vocab.merges)
+    return out | {key: _guess(value) for key, value in vocab.keys.items()}
+
+
+def recipe(quant: Quant, source: str) -> KeyValues:
+    """How this file was made. No time and no path: the same input gives the same bytes."""
+    return {
+        "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
+        "general.file_type": ("uint32", quant.ftype),
+        "portable.version": ("string", _version()),
+        "portable.source": ("string", source),
+        "portable.quantization": ("string", quant.name),
+        "portable.tensors.sha256": ("string", SHA256_PLACE),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("portable-llm")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _card(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The front matter of README.md; a broken one is worth a warning, not the conversion."""
+    try:
+        found = gguf.Metadata.load_model_card(checkpoint.folder)
+    except Exception as error:  # YAML has many ways to be wrong
+        logging.getLogger(__name__).warning("README.md is not used: %s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sampling(found: Any, checkpoint: Checkpoint) -> None:
+    """The publisher's own sampling defaults, as generation_config.json gives them."""
+    settings = checkpoint.json("generation_config.json") or {}
+    sources = {
+        "top_k": ("top_k",),
+        "top_p": ("top_p",),
+        "min_p": ("min_p",),
+        "temp": ("temperature",),
+        "penalty_repeat": ("penalty_repeat", "repetition_penalty"),
+    }
+    for target, names in sources.items():
+        value = next((settings[name] for name in names if name in settings), None)
+        if is_number(value):
+            setattr(found, f"sampling_{target}", value)
+
+
+def _pooling(checkpoint: Checkpoint) -> int | None:
+    """The pooling type of a sentence-transformers folder; None where there is no such module."""
+    modules = checkpoint.any_json("modules.json")
+    if not isinstance(modules, list):
+        return None
+    paths = [
+        str(m.get("path"))
+        for m in modules
+        if isinstance(m, dict) and str(m.get("type")).endswith("Pooling")
+    ]
+    if not paths:
+        return None
+    if ".." in paths[0] or paths[0].startswith(("/", "\\")):
+        raise CheckpointError(f"modules.json names {paths[0]!r}, which is outside the checkpoint")
+    settings = checkpoint.json(f"{paths[0]}/config.json") or {}
+    for flag, number in POOLING_FLAGS:
+        if settings.get(flag):
+            return number
+    mode = settings.get("pooling_mode")
+    if mode in POOLING:
+        return POOLING[mode]
+    raise CheckpointError(f"{paths[0]}/config.json: only mean, cls and last-token pooling work")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _usable(key: str, value: Any) -> bool:
+    return key != "general.architecture" and value.value not in ("", [])
+
+
+def _plain(value: Any) -> tuple[str, Any]:
+    """A gguf.GGUFValue as a kind and a value."""
+    kind = value.type.name.lower()
+    return ("strings", list(map(str, value.value))) if kind == "array" else (kind, value.value)
+
+
+def _guess(value: Any) -> tuple[str, Any]:
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, int):
+        return "uint32", value
+    return ("strings", value) if isinstance(value, list) else ("string", value)

@@ -1,0 +1,139 @@
+"""One safetensors file: its header, checked, and rows read on demand; knows no model.
+
+Rows are read with ordinary reads, not through a memory map: a file that shrinks while it is being
+read is then an error to report instead of a SIGBUS that ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from portable.errors import CheckpointError
+
+MAX_HEADER = 100 << 20
+ITEM_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor's place in its file: `start` and `bytes` count from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: SafetensorsFile
+    start: int
+    bytes: int
+
+
+class SafetensorsFile:
+    """`tensors` by name. Opened once; `unchanged` compares size and time with the opening."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: BinaryIO = path.open("rb", buffering=0)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path.name} cannot be opened: {error.strerror}",
+                hint="download the checkpoint again",
+            ) from error
+        try:
+            self._stamp = self._stat()
+            self.tensors = {tensor.name: tensor for tensor in self._parse()}
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def unchanged(self) -> bool:
+        return self._stat() == self._stamp
+
+    def read(self, start: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Exactly `count` bytes at `start`."""
+        out = np.empty(count, np.uint8)
+        view, done = out.data, 0
+        self._file.seek(start)
+        while done < count:
+            got = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise CheckpointError(
+                    f"{self.path.name} became shorter while it was read",
+                    hint="let the download end, then convert again",
+                )
+            done += got
+        return out
+
+    def _stat(self) -> tuple[int, int]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_size, stat.st_mtime_ns
+
+    def _bad(self, what: str, hint: str = "download this file again") -> CheckpointError:
+        return CheckpointError(f"{self.path.name} {what}", hint=hint)
+
+    def _parse(self) -> Iterator[Stored]:
+        size = self._stamp[0]
+        head = self.read(0, min(size, 64)).tobytes()
+        if head.startswith(b"version https://git-lfs"):
+            raise self._bad(
+                "is a git-lfs pointer, not the weights", "run `git lfs pull`, or download the model"
+            )
+        length = int.from_bytes(head[:8], "little")
+        if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise self._bad("is not a complete safetensors file")
+        header = self._header(self.read(8, length).tobytes())
+        data = 8 + length
+        end = data
+        for name, entry in header.items():
+            if name != "__metadata__":
+                tensor = self._tensor(name, entry, data)
+                end = max(end, tensor.start + tensor.bytes)
+                yield tensor
+        if end > size:
+            raise self._bad(f"is incomplete: {end - size} of {end} bytes are missing")
+        if end < size:
+            raise self._bad(f"has {size - end} bytes that no tensor owns")
+
+    def _header(self, text: bytes) -> dict[str, Any]:
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if len({key for key, _ in pairs}) < len(pairs):
+                raise self._bad("names a tensor twice in its header")
+            return dict(pairs)
+
+        try:
+            header = json.loads(text, object_pairs_hook=unique)
+        except (ValueError, RecursionError) as error:
+            raise self._bad("has a header that is not JSON") from error
+        if not isinstance(header, dict):
+            raise self._bad("has a header that is not an object")
+        return header
+
+    def _tensor(self, name: str, entry: Any, data: int) -> Stored:
+        try:
+            dtype, shape, (begin, end) = (
+                entry["dtype"],
+                tuple(entry["shape"]),
+                entry["data_offsets"],
+            )
+            whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            size = math.prod(shape) * ITEM_BYTES[dtype] if whole else -1
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._bad(f"has a broken entry for {name!r}") from error
+        if size != end - begin:
+            raise self._bad(f"has a broken entry for {name!r}: size and shape disagree")
+        return Stored(name, dtype, shape, self, data + begin, size)

@@ -1,0 +1,134 @@
+"""SentencePiece vocabularies (Llama 2, Mistral) -> GGUF's `llama` tokenizer, without that package.
+
+`tokenizer.model` is a protobuf of which three fields of each piece are needed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from convert.vocab.special import Special
+from convert.vocab.tokenizer_json import Tokenizer
+from convert.vocab.tokens import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Vocab,
+    looks_special,
+    reversed_vocab,
+)
+from portable.errors import CheckpointError
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
+
+
+def read_model(checkpoint: Checkpoint, size: int) -> Vocab:
+    """From tokenizer.model, with added_tokens.json and tokenizer_config.json over it."""
+    pieces = list(_pieces((checkpoint.folder / "tokenizer.model").read_bytes()))[:size]
+    pad = range(len(pieces), size)
+    vocab = Vocab(
+        "llama",
+        "default",
+        [piece for piece, _, _ in pieces] + [f"[PAD{i}]".encode() for i in pad],
+        # sentencepiece calls a user-defined piece neither control nor unused: normal, then.
+        [NORMAL if kind == USER_DEFINED else kind for _, _, kind in pieces] + [UNUSED for _ in pad],
+        [score for _, score, _ in pieces] + [-10000.0 for _ in pad],
+    )
+    for text, number in (checkpoint.json("added_tokens.json") or {}).items():
+        _put(vocab, number, text, USER_DEFINED)
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    for number, entry in (settings.get("added_tokens_decoder") or {}).items():
+        text = entry["content"]
+        control = entry.get("special") or looks_special(text)
+        kind = CONTROL if control else USER_DEFINED
+        _put(vocab, int(number), text if control else text.replace("▁", " "), kind)
+    vocab.keys = Special(checkpoint, size).keys()
+    return vocab
+
+
+def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
+    """From tokenizer.json: its merges' order is lost, every score is the same."""
+    by_id = reversed_vocab(tokenizer.whole_vocab(), size)
+    special = tokenizer.special_texts()
+    vocab = Vocab("llama", "default", [], [], [])
+    for number in range(size):
+        text = by_id.get(number)
+        vocab.tokens.append((f"[PAD{number}]" if text is None else text).encode("utf-8"))
+        vocab.types.append(_type(text, tokenizer.vocab, special))
+        vocab.scores.append(-1000.0)
+    vocab.keys = Special(tokenizer.checkpoint, size).keys()
+    return vocab
+
+
+def _type(text: str | None, vocab: dict[str, int], special: set[str]) -> int:
+    if text is None:
+        return UNUSED
+    if text in vocab and BYTE_TOKEN.fullmatch(text.encode("utf-8")):
+        return BYTE
+    if text in special:
+        return CONTROL
+    return NORMAL if text in vocab else USER_DEFINED
+
+
+def _put(vocab: Vocab, number: Any, text: str, kind: int) -> None:
+    """An id beyond the embedding is ignored: such files exist and work."""
+    if type(number) is int and 0 <= number < len(vocab.tokens):
+        vocab.tokens[number] = text.encode("utf-8")
+        vocab.types[number] = kind
+        vocab.scores[number] = -1000.0
+
+
+def _pieces(data: bytes) -> Iterator[tuple[bytes, float, int]]:
+    """(piece, score, type) of each piece of a ModelProto."""
+    try:
+        for field, value in _fields(data):
+            if field == 1 and isinstance(value, bytes):
+                entry: dict[int, Any] = {1: b"", 2: b"\0\0\0\0", 3: NORMAL}
+                entry |= dict(_fields(value))
+                yield entry[1], struct.unpack("<f", entry[2])[0], entry[3]
+    except (IndexError, struct.error, TypeError) as error:
+        raise CheckpointError(
+            "tokenizer.model is not a SentencePiece model", hint="download this file again"
+        ) from error
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        value: int | bytes
+        if kind == VARINT:
+            value, at = _varint(data, at)
+        else:
+            count = {FIXED64: 8, FIXED32: 4}.get(kind, 0)
+            if kind == LENGTH:
+                count, at = _varint(data, at)
+            elif not count:
+                raise IndexError(f"wire type {kind}")
+            value = data[at : at + count]
+            at += count
+            if at > len(data):
+                raise IndexError("cut short")
+        yield tag >> 3, value
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+__all__ = ["UNKNOWN", "read_model", "read_tokenizer_json"]

@@ -1,0 +1,68 @@
+"""The token list as a GGUF holds it, and the checks that keep llama.cpp from aborting on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable.errors import CheckpointError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+Keys = dict[str, Any]
+
+
+@dataclass
+class Vocab:
+    """`keys` are written after the tokens, `leading` before the tokenizer's name."""
+
+    model: str
+    pre: str
+    tokens: list[bytes]
+    types: list[int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    keys: Keys = field(default_factory=dict)
+    leading: Keys = field(default_factory=dict)
+
+
+def looks_special(token: str) -> bool:
+    """Tokens that steer a model although their files call them ordinary."""
+    return (
+        token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (token.startswith("<|") and token.endswith("|>"))
+        or (token.startswith("<｜") and token.endswith("｜>"))
+        or (token.startswith("<unused") and token.endswith(">"))
+    )
+
+
+def check(vocab: Vocab, size: int) -> None:
+    """Refuses what makes llama.cpp abort at load: a wrong count, a token twice, a lost id."""
+    if len(vocab.tokens) != size:
+        raise CheckpointError(
+            f"the tokenizer has {len(vocab.tokens)} tokens, but the embedding has {size} rows",
+            hint="config.json and the tokenizer files are of different models",
+        )
+    if len(set(vocab.tokens)) < size:
+        seen: set[bytes] = set()
+        twice = next(t for t in vocab.tokens if t in seen or seen.add(t))  # type: ignore[func-returns-value]
+        raise CheckpointError(f"the tokenizer has two tokens {twice.decode('utf-8', 'replace')!r}")
+    for key, value in vocab.keys.items():
+        if key.endswith("_token_id") and not 0 <= value < size:
+            raise CheckpointError(f"{key} is {value}, but there are {size} tokens")
+    if vocab.model == "llama" and BYTE not in vocab.types:
+        raise CheckpointError("the tokenizer has no byte tokens, which llama.cpp needs")
+
+
+def reversed_vocab(by_token: Mapping[str, int], size: int) -> dict[int, str]:
+    """Token of each id; CheckpointError for an id that the embedding has no row for."""
+    out: dict[int, str] = {}
+    for token, number in by_token.items():
+        if type(number) is not int or not 0 <= number < size:
+            raise CheckpointError(
+                f"token {token!r:.60} has id {number!r:.20}, but the embedding has {size} rows",
+                hint="config.json and the tokenizer files are of different models",
+            )
+        out[number] = token
+    return out
