@@ -100,3 +100,13 @@ def similar(text: str, count: int = 3) -> list[str]:
     """Known names that look like `text`, best first: for "did you mean"."""
     wanted = text.casefold().rpartition("/")[2]
     return difflib.get_close_matches(wanted, load(), count, cutoff=0.6)
+
+
+def hint(text: str) -> str:
+    """What to do about a name that nobody knows."""
+    close = similar(text)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return (
+        "MODEL is a .gguf file, a checkpoint folder, a hub id like Qwen/Qwen3-0.6B or a known name"
+    )

@@ -55,7 +55,7 @@ def home() -> Path:
 def safe(text: str) -> str:
     """`text` as one file name on every system; different texts stay different names."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip(".-")[:100] or "model"
-    if short == text.replace("/", "--"):
+    if short == text.replace("/", "--") and "--" not in text:
         return short
     return f"{short}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

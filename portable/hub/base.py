@@ -218,7 +218,8 @@ class Hub(ABC):
         )
 
     def _refused(self, repo: str) -> UsageError:
-        hint = f"check its name, accept its licence at {self._page(repo)} and set {self.token_variable}"
+        page = self._page(repo)
+        hint = f"check its name, accept its licence at {page} and set {self.token_variable}"
         if not self.may_send_token:
             hint += f"; a token goes to {self.host} only with PORTABLE_TOKEN_HOST={self.host}"
         return UsageError(

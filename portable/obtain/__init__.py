@@ -1,0 +1,68 @@
+"""Turns what the user calls a model into one GGUF file on this disk; knows no engine, no terminal.
+
+    file.gguf                used where it lies
+    folder                   converted once into the store (or its only .gguf is used)
+    catalogue name, hub id   from the store, else downloaded, and converted unless it is a GGUF
+    nothing                  the default model when a hub answers, else the embedded one
+
+A model that the user named is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import convert
+from portable import hub
+from portable.errors import UsageError
+from portable.obtain import local, remote
+from portable.obtain.model import Checkpoint, Model, Say, Wish
+from portable.progress import Report, silent
+
+__all__ = ["Checkpoint", "Model", "fetch_checkpoint", "obtain"]
+
+
+def obtain(
+    model: str | None,
+    *,
+    quant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    say: Say,
+    progress: Report = silent,
+) -> Model:
+    """The GGUF of `model`, ready to load.
+
+    Raises UsageError (no such model), ModelFileError, CheckpointError, UnsupportedModel, DiskError
+    and NetworkError, each with what to do next in `hint`.
+    """
+    offline = offline or hub.offline_by_environment()
+    wish = Wish(convert.quant_name(quant) if quant else None, revision, offline, say, progress)
+    if model is None:
+        return remote.default(wish)
+    path = local.path_of(model)
+    if path is None:
+        return remote.named(remote.ref(model), wish)
+    return local.folder(path, wish) if path.is_dir() else local.file(path, wish)
+
+
+def fetch_checkpoint(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    say: Say,
+    progress: Report = silent,
+) -> Checkpoint:
+    """The checkpoint folder that `model` names, downloaded if need be, for a conversion elsewhere.
+
+    Raises what `obtain` raises, and UsageError for what is no checkpoint but a GGUF already.
+    """
+    offline = offline or hub.offline_by_environment()
+    path = local.path_of(model)
+    if path and path.is_dir():
+        return Checkpoint(path, path.resolve().name)
+    if path:
+        local.gguf_file(path)
+        raise UsageError(f"{path} is a GGUF already", hint=f"run it: portable chat {path}")
+    target, wish = remote.target_of(remote.ref(model), Wish(None, revision, offline, say, progress))
+    snapshot = remote.checkpoint(target, wish)
+    return Checkpoint(snapshot.folder, target.suffix, target.entry, target.repo, snapshot.commit)

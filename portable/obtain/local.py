@@ -1,0 +1,123 @@
+"""Files and folders of this disk as models, and the conversion into the store; knows no hub."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import convert
+from portable import catalogue, store
+from portable.errors import CheckpointError, ModelFileError, UsageError
+from portable.obtain.model import DEFAULT_QUANT, Model, Wish
+
+
+def path_of(text: str) -> Path | None:
+    """The path that `text` is, if it is there or cannot be anything else; None for other names."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+        return path
+    except (OSError, ValueError, RuntimeError):
+        suffix = text.lower().endswith((".gguf", ".partial"))
+        return Path(text) if suffix or text.startswith(("/", "./", "../", "~")) else None
+
+
+def file(path: Path, wish: Wish) -> Model:
+    """A GGUF in its place. It has the quant that it has: asking for another is a mistake."""
+    if wish.quant or wish.revision:
+        raise UsageError(
+            f"{path} is used as it is: a quant or revision cannot be chosen",
+            hint="they are for checkpoints and hub models",
+        )
+    return Model(gguf_file(path), path.stem, source=f"file {path}")
+
+
+def gguf_file(path: Path) -> Path:
+    """`path` if it is a regular, complete file; what is inside is judged by who loads it."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}", hint=catalogue.hint(path.stem)) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot open {path}: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise ModelFileError(f"{path} is not a regular file", hint="give the path of a .gguf file")
+    if path.suffix == ".partial":
+        raise ModelFileError(
+            f"{path} is an unfinished download or conversion", hint="run the conversion again"
+        )
+    if _first_bytes(path) != b"GGUF":
+        raise ModelFileError(
+            f"{path} is not a GGUF file", hint="give a .gguf file, a checkpoint folder or a hub id"
+        )
+    return path
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def folder(path: Path, wish: Wish) -> Model:
+    if (path / "config.json").is_file():
+        return _convert_folder(path, wish)
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return file(files[0], wish)
+    if files:
+        names = ", ".join(f.name for f in files[:8])
+        raise UsageError(f"{path} holds {len(files)} GGUF files", hint=f"name one of: {names}")
+    raise CheckpointError(
+        f"{path} has no config.json and no .gguf file",
+        hint="give the folder of a checkpoint, with config.json, tokenizer and safetensors files",
+    )
+
+
+def _convert_folder(path: Path, wish: Wish) -> Model:
+    """Converted once for each state of the folder's files and each quant."""
+    real = path.resolve()
+    quant = wish.quant or DEFAULT_QUANT
+    record = store.Record("local", str(real), quant, file="", commit=_state(real))
+    found = store.find("local", str(real), quant)
+    if not found or found.commit != record.commit:
+        found = convert_into_store(real, record, real.name, wish)
+    return Model(found.path, real.name, source=f"{found.quant} of the folder {path}")
+
+
+def _state(folder: Path) -> str:
+    """A digest of names, sizes and times: another one means that the folder was changed."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        info = path.stat()
+        digest.update(f"{path.relative_to(folder)}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def convert_into_store(source: Path, record: store.Record, name: str, wish: Wish) -> store.Record:
+    """Convert into the store, then write the record: only then the model is there."""
+    file_name = convert.default_output_name(name, record.quant)
+    output = store.target(record.hub, record.repo, file_name, record.revision)
+    wish.say(f"converting {name} to {record.quant}")
+    convert.convert(
+        source,
+        output,
+        quant=record.quant,
+        name=name,
+        progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor or ""),
+    )
+    done = replace(record, file=str(output), converter=_version())
+    store.save(done)
+    return done
+
+
+def _version() -> str:
+    try:
+        return version("portable-llm")
+    except PackageNotFoundError:
+        return "checkout"

@@ -1,0 +1,67 @@
+"""The nouns of obtaining: what was asked for, which repository is meant, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from portable import catalogue
+from portable.progress import Report
+
+DEFAULT_QUANT = "Q4_K_M"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GGUF at `path`. `id` is the name it is served by, `full_id` its `org/name` on a hub;
+    `context` in tokens where the catalogue knows it; `source` one line on where it came from."""
+
+    path: Path
+    id: str
+    full_id: str | None = None
+    aliases: tuple[str, ...] = ()
+    sampling: dict[str, Any] = field(default_factory=dict)
+    context: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder to convert; `name` is the model's, for the folder may be called by a commit."""
+
+    folder: Path
+    name: str
+    entry: catalogue.Entry | None = None
+    full_id: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One repository of one hub, with what the catalogue knows of it."""
+
+    hub: str
+    repo: str
+    entry: catalogue.Entry | None = None
+
+    @property
+    def suffix(self) -> str:
+        return self.repo.rpartition("/")[2]
+
+    @property
+    def quant(self) -> str:
+        return self.entry.quant if self.entry else DEFAULT_QUANT
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for, beside the name. `quant` None: the model's own default."""
+
+    quant: str | None
+    revision: str | None
+    offline: bool
+    say: Say
+    report: Report
