@@ -39,9 +39,12 @@ def sizes(config: Config) -> dict[str, int]:
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
-    # transformers fills in head_dim, so llama.cpp's converter always writes both lengths.
-    explicit = Config({"head_dim": config.head_dim}, config.values)
-    yield from decoder.metadata(explicit)
+    # transformers fills in LlamaConfig's head_dim, so the converter always writes both lengths.
+    return lengths(Config({"head_dim": config.head_dim}, config.values))
+
+
+def lengths(config: Config) -> Iterable[tuple[str, str, Any]]:
+    yield from decoder.metadata(config)
     yield "vocab_size", "uint32", config.count("vocab_size")
     yield "rope.dimension_count", "uint32", config.head_dim
 

@@ -22,5 +22,5 @@ SKIP = decoder.SKIP
 VOCAB = llama.VOCAB
 
 sizes = llama.sizes
-metadata = llama.metadata
+metadata = llama.lengths
 extra_tensors = llama.extra_tensors

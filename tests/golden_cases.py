@@ -1,0 +1,35 @@
+"""The tiny checkpoints that golden data exists for: family, pre-tokenizer, config.json's keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "qwen2": ("qwen2", "qwen2", {}),
+    "qwen2-untied-f32-sharded": (
+        "qwen2",
+        "qwen2",
+        {"tie_word_embeddings": False, "dtype": "F32", "shards": 3, "seed": 1},
+    ),
+    "qwen2-yarn": (
+        "qwen2",
+        "qwen2",
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}},
+    ),
+    "qwen3": ("qwen3", "qwen2", {}),
+    "llama3": ("llama", "llama-bpe", {"head_dim": None}),
+    "llama-linear-f16-tied-head": (
+        "llama",
+        "llama-bpe",
+        {
+            "attention_bias": True,
+            "dtype": "F16",
+            "tie_word_embeddings": True,
+            "head": True,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    ),
+    "mistral": ("mistral", "", {}),
+    "mistral-spm": ("mistral", "", {"spm": True}),
+    "bert": ("bert", "jina-v2-en", {}),
+}
