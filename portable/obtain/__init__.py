@@ -41,7 +41,7 @@ def obtain(
     path = local.path_of(model)
     if path is None:
         return remote.named(remote.ref(model), wish)
-    return local.folder(path, wish) if path.is_dir() else local.file(path, wish)
+    return local.folder(path, wish) if local.is_folder(path) else local.file(path, wish)
 
 
 def fetch_checkpoint(
@@ -58,7 +58,7 @@ def fetch_checkpoint(
     """
     offline = offline or hub.offline_by_environment()
     path = local.path_of(model)
-    if path and path.is_dir():
+    if path and local.is_folder(path):
         return Checkpoint(path, path.resolve().name)
     if path:
         local.gguf_file(path)

@@ -25,6 +25,13 @@ def path_of(text: str) -> Path | None:
         return Path(text) if suffix or text.startswith(("/", "./", "../", "~")) else None
 
 
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long; what opens it next says so
+        return False
+
+
 def file(path: Path, wish: Wish) -> Model:
     """A GGUF in its place. It has the quant that it has: asking for another is a mistake."""
     if wish.quant or wish.revision:
@@ -91,11 +98,12 @@ def _convert_folder(path: Path, wish: Wish) -> Model:
 
 
 def _state(folder: Path) -> str:
-    """A digest of names, sizes and times: another one means that the folder was changed."""
+    """A digest of names, sizes and times of what a conversion reads: another one means changed."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted({p for pattern in convert.wanted_files() for p in folder.glob(pattern)}):
         info = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+        name = path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape")
+        digest.update(b"%s\0%d\0%d\n" % (name, info.st_size, info.st_mtime_ns))
     return digest.hexdigest()[:32]
 
 
