@@ -129,6 +129,13 @@ class Mix:
     def _fit(self, name: str, wanted: str, columns: int) -> str:
         if columns % TYPES[wanted].block == 0:
             return wanted
+        if wanted not in FALLBACK and TYPES[wanted].block > 32:
+            raise UsageError(
+                f"{self.quant.name} cannot store {name}: its rows have {columns} values, which "
+                f"{TYPES[wanted].block} does not divide",
+                hint="choose Q4_K_M or Q8_0",
+                param="quant",
+            )
         self.fallbacks.append(name)
         smaller = FALLBACK.get(wanted, wanted)
         return smaller if columns % TYPES[smaller].block == 0 else "F16"
