@@ -15,6 +15,7 @@
       ├── NetworkError
       ├── EngineError            llama.cpp refused or died
       │     └── NonFiniteLogits
+      ├── TemplateError          the model's chat template is broken or does not end
       └── PortInUse
 
 Each edge translates the tree once: the command line to `exit_code`, HTTP to `status` and `code`.
@@ -43,7 +44,7 @@ class PortableError(Exception):
 class UsageError(PortableError):
     exit_code = 2
     status = 400
-    code = None
+    code: str | None = None
 
 
 class InvalidRequest(UsageError):
@@ -109,6 +110,11 @@ class EngineError(PortableError):
 
 class NonFiniteLogits(EngineError):
     code = "non_finite_logits"
+
+
+class TemplateError(PortableError):
+    exit_code = 3
+    code = "chat_template_error"
 
 
 class PortInUse(PortableError):

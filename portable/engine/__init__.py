@@ -1,0 +1,1 @@
+"""Tokens in, text out: the engine; knows nothing of HTTP or terminals."""

@@ -1,0 +1,90 @@
+"""What the engine asks of a model: the seam between it and llama.cpp, and the one tests fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from portable.engine.sequence import Slice
+
+
+class CacheFull(Exception):
+    """No cells for this decode. Nothing of it was written."""
+
+
+class Aborted(Exception):
+    """The decode was interrupted by `abort`; some of it may have been written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is and what ran where, as the backend itself reported it."""
+
+    name: str
+    architecture: str
+    description: str
+    parameters: int
+    size: int
+    context: int
+    trained_context: int
+    vocabulary: int
+    layers: int
+    offloaded: int
+    devices: tuple[str, ...]
+    threads: int
+    load_seconds: float
+    sampling: dict[str, float]
+
+    @property
+    def placement(self) -> str:
+        """What ran where, in one line."""
+        where = ", ".join(self.devices) if self.offloaded else "CPU"
+        layers = f"{self.offloaded}/{self.layers} layers on {where}"
+        return (
+            layers if self.offloaded else f"all {self.layers} layers on CPU, {self.threads} threads"
+        )
+
+
+class Backend(Protocol):
+    """A loaded model with its KV cache, owned by one thread.
+
+    Only `tokenize`, `piece` and `abort` may be called from other threads.
+    """
+
+    cells: int
+    context: int
+    vocabulary: int
+    can_keep_part: bool
+
+    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
+        """Token ids; `special` lets the text name control tokens, `start` adds the model's own."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that one token stands for; nothing for control tokens."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the answer."""
+
+    def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
+        """Run one batch. Returns logits of shape (slices that want logits, n_vocab).
+
+        The array is a view that the next call overwrites. Raises CacheFull, Aborted, EngineError.
+        """
+
+    def keep(self, slot: int, count: int) -> None:
+        """Forget all but the first `count` tokens of a slot."""
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        """Share the first `count` tokens of one slot with another, empty one."""
+
+    def abort(self) -> None:
+        """Interrupt the running decode, or the next one if none is running."""
+
+    def close(self) -> None: ...
+
+
+Loading = Callable[[float], None]

@@ -1,0 +1,112 @@
+"""The engine as a child process: frames in on stdin, frames out on stdout; dies with its parent.
+
+llama.cpp aborts on some inputs. Here that ends one process that the parent starts again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import msgspec
+
+from portable.engine import protocol
+from portable.engine.config import EngineConfig
+from portable.engine.sequence import Delta
+from portable.engine.service import Service
+
+_BEAT_SECONDS = 1.0
+
+
+class Child:
+    """Serves one model until stdin ends."""
+
+    def __init__(self, config: EngineConfig, commands: BinaryIO, events: BinaryIO) -> None:
+        self._commands = commands
+        self._events = events
+        self._writing = threading.Lock()
+        self._stopped = threading.Event()
+        self._service = Service(config, self._deliver, self._loading)
+        # Two threads: a long prompt being tokenized must not hold up a short one.
+        self._preparing = ThreadPoolExecutor(2, "prepare")
+
+    def run(self) -> None:
+        """Answer commands until the parent closes the pipe."""
+        service = self._service
+        self._send(protocol.Ready(service.info, service.offload_reason, service.has_template))
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        while (command := self._read()) is not None:
+            if isinstance(command, protocol.Cancel):
+                service.worker.cancel(command.id)
+            else:
+                self._preparing.submit(self._generate, command)
+        self._stopped.set()
+        self._preparing.shutdown()
+        service.close()
+
+    def _generate(self, command: protocol.Generate) -> None:
+        try:
+            count = self._queue(command)
+        except Exception as error:
+            self._send(protocol.failed(command.id, error))
+        else:
+            self._send(protocol.Accepted(command.id, count))
+
+    def _queue(self, command: protocol.Generate) -> int:
+        service, params = self._service, command.params
+        if command.messages is not None:
+            return service.chat(command.id, command.messages, command.options, params)
+        if isinstance(command.prompt, str):
+            return service.text(command.id, command.prompt, params)
+        return service.tokens(command.id, command.prompt or [], params)
+
+    def _read(self) -> protocol.Command | None:
+        header = self._commands.read(protocol.HEADER.size)
+        if len(header) < protocol.HEADER.size:
+            return None
+        (size,) = protocol.HEADER.unpack(header)
+        command: protocol.Command = protocol.decode_command(self._commands.read(size))
+        return command
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        self._send(protocol.Deltas(deltas))
+
+    def _loading(self, fraction: float) -> None:
+        self._send(protocol.Loading(fraction))
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(_BEAT_SECONDS):
+            self._send(protocol.Beat(self._service.worker.steps, self._service.worker.unfinished))
+
+    def _send(self, event: protocol.Event) -> None:
+        data = protocol.frame(event)
+        try:
+            with self._writing:
+                self._events.write(data)
+                self._events.flush()
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone: nobody is left to answer
+
+
+def main() -> int:
+    """`python -m portable.engine.child CONFIG`, the configuration as JSON."""
+    commands = sys.stdin.buffer
+    # Whatever a library prints must not land among the frames.
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    config = msgspec.json.decode(sys.argv[1], type=EngineConfig, dec_hook=lambda kind, v: kind(v))
+    try:
+        child = Child(config, commands, events)
+    except Exception as error:
+        events.write(protocol.frame(protocol.failed("", error)))
+        events.flush()
+        return 1
+    child.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Every default of the engine, once, checked when it is made; knows nothing of any model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from portable.errors import UsageError
+
+GpuLayers = int | Literal["auto", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How one model is loaded and run.
+
+    `context` counts tokens and is shared by all running requests; 0 asks for the smaller of the
+    model's trained length and `default_context`. `slots` requests decode together. A step reads at
+    most `step_tokens` tokens, and at most `shared_step_tokens` while somebody is being answered, so
+    that a long prompt does not stall running streams. `threads` 0 is one per physical core.
+
+    Raises UsageError for a value out of range.
+    """
+
+    model: Path
+    context: int = 0
+    slots: int = 16
+    step_tokens: int = 512
+    shared_step_tokens: int = 128
+    queue: int = 64
+    threads: int = 0
+    gpu_layers: GpuLayers = "auto"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    prefix_cache: bool = True
+    mmap: bool = True
+
+    default_context = 8192
+
+    def __post_init__(self) -> None:
+        _within("context", self.context, 0, 1 << 24)
+        _within("slots", self.slots, 1, 64)
+        _within("step tokens", self.step_tokens, 1, 8192)
+        _within("shared step tokens", self.shared_step_tokens, 1, self.step_tokens)
+        _within("queue", self.queue, 1, 4096)
+        _within("threads", self.threads, 0, 512)
+        if isinstance(self.gpu_layers, int):
+            _within("gpu layers", self.gpu_layers, 0, 1024)
+        elif self.gpu_layers not in ("auto", "all"):
+            raise UsageError(f"gpu layers is {self.gpu_layers!r}", hint="auto, all or a number")
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} is {value}", hint=f"a number from {low} to {high}")
+
+
+def parse_gpu_layers(text: str) -> GpuLayers:
+    """`auto`, `all` or a number of layers, as written on a command line."""
+    value = text.strip().lower()
+    if value == "auto":
+        return "auto"
+    if value == "all":
+        return "all"
+    if value.isdecimal():
+        return int(value)
+    raise UsageError(f"--gpu-layers {text!r} is not known", hint="auto, all or a number of layers")

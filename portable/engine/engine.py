@@ -1,0 +1,196 @@
+"""add / step / cancel: schedule -> decode -> sample -> commit -> text; knows no thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from portable.engine.backend import Aborted, Backend, CacheFull
+from portable.engine.config import EngineConfig
+from portable.engine.prefix import Copy, Move
+from portable.engine.sampling import Sampler
+from portable.engine.scheduler import Plan, Scheduler
+from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
+from portable.engine.text import TextStream
+from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest, PortableError
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence with what turns its tokens into text, and when things happened to it."""
+
+    sequence: Sequence
+    sampler: Sampler
+    text: TextStream
+    queued_at: float
+    started_at: float = 0.0
+    first_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Engine:
+    """Many requests on one model, a step at a time. Not thread-safe: one thread owns it."""
+
+    backend: Backend
+    config: EngineConfig
+    clock: Callable[[], float] = time.perf_counter
+    scheduler: Scheduler = field(init=False)
+    steps: int = 0
+    _in_flight: list[Slice] = field(default_factory=list)
+    _requests: dict[str, Request] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(self.config, self.backend.cells)
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, id: str, tokens: list[int], params: SamplingParams) -> None:
+        """Queue a prompt. Raises InvalidRequest if it is empty, too long or out of vocabulary."""
+        check_prompt(tokens, self.backend)
+        check_bias(params.logit_bias, self.backend.vocabulary)
+        sequence = Sequence(id, list(tokens), params)
+        self._requests[id] = Request(
+            sequence, Sampler(params, tokens), TextStream(params.stop), self.clock()
+        )
+        self.scheduler.add(sequence)
+
+    def cancel(self, id: str) -> Delta | None:
+        """End a request at once, in whatever state it is; its cells are free at the next step."""
+        request = self._requests.get(id)
+        return self._end(request, "cancelled") if request else None
+
+    def step(self) -> list[Delta]:
+        """Decode one batch and return what it brought."""
+        plan = self.scheduler.schedule()
+        self._carry_out(plan.moves)
+        if not plan.slices:
+            return []
+        self._mark_started(plan)
+        logits = self._decode(plan)
+        if logits is None:
+            return []
+        self.steps += 1
+        self.scheduler.commit(plan.slices)
+        answering = [part.sequence for part in plan.slices if part.wants_logits]
+        return [
+            self._sample(sequence, row) for sequence, row in zip(answering, logits, strict=True)
+        ]
+
+    def fail(self, error: PortableError) -> list[Delta]:
+        """The backend broke: end every request with this error."""
+        return [self._end(request, "error", error) for request in list(self._requests.values())]
+
+    def interrupt(self, id: str) -> None:
+        """Stop the running decode if most of it is this request's prompt. Any thread may call.
+
+        The others in the batch lose a step's time, nothing else: it is planned again.
+        """
+        counts = {part.sequence.id: part.count for part in self._in_flight}
+        if 2 * counts.get(id, 0) > sum(counts.values()) > 1:
+            self.backend.abort()
+
+    def _carry_out(self, moves: list[Move]) -> None:
+        for move in moves:
+            if isinstance(move, Copy):
+                self.backend.copy(move.source, move.slot, move.count)
+            else:
+                self.backend.keep(move.slot, move.count)
+
+    def _mark_started(self, plan: Plan) -> None:
+        for part in plan.slices:
+            request = self._requests[part.sequence.id]
+            request.started_at = request.started_at or self.clock()
+
+    def _decode(self, plan: Plan) -> npt.NDArray[np.float32] | None:
+        """Logits, or None when the step has to be planned again: nothing was committed."""
+        self._in_flight = plan.slices
+        try:
+            return self.backend.decode(plan.slices)
+        except Aborted:
+            self._roll_back(plan.slices)
+        except CacheFull:
+            if not self.scheduler.relieve():
+                raise EngineError(
+                    "the KV cache is full", hint="start with a larger --context"
+                ) from None
+        finally:
+            self._in_flight = []
+        return None
+
+    def _roll_back(self, slices: list[Slice]) -> None:
+        for part in slices:
+            self.backend.keep(part.sequence.slot, part.sequence.cached)
+
+    def _sample(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> Delta:
+        """The next token of one sequence, and the text that it brings."""
+        request = self._requests[sequence.id]
+        request.first_at = request.first_at or self.clock()
+        if sequence.n_output == sequence.params.max_tokens:
+            return self._end(request, "length")
+        try:
+            token = request.sampler.pick(logits)
+        except PortableError as error:
+            return self._end(request, "error", error)
+        if self.backend.is_end(token):
+            return self._end(request, "stop")
+        sequence.tokens.append(token)
+        text = request.text.push(self.backend.piece(token))
+        if request.text.stopped:
+            return self._end(request, "stop", text=text)
+        if (
+            sequence.n_output == sequence.params.max_tokens
+            or len(sequence.tokens) >= self.backend.context
+        ):
+            return self._end(request, "length", text=text)
+        return Delta(sequence.id, text)
+
+    def _end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        error: PortableError | None = None,
+        text: str = "",
+    ) -> Delta:
+        sequence = request.sequence
+        sequence.finish_reason = reason
+        self.scheduler.finish(sequence, keep=error is None)
+        del self._requests[sequence.id]
+        told = (error.code or "error", str(error)) if error else None
+        return Delta(sequence.id, text + request.text.flush(), reason, self._usage(request), told)
+
+    def _usage(self, request: Request) -> Usage:
+        now, sequence = self.clock(), request.sequence
+        started, first = request.started_at or now, request.first_at or now
+        return Usage(
+            prompt_tokens=sequence.n_prompt,
+            cached_tokens=sequence.reused,
+            completion_tokens=sequence.n_output,
+            queue_seconds=started - request.queued_at,
+            prompt_seconds=first - started,
+            decode_seconds=now - first,
+        )
+
+
+def check_prompt(tokens: list[int], backend: Backend) -> None:
+    """Raise InvalidRequest unless the prompt fits the model's context with room for an answer."""
+    if not tokens:
+        raise InvalidRequest("the prompt is empty", param="prompt")
+    if len(tokens) >= backend.context:
+        raise ContextLengthExceeded(
+            f"the prompt has {len(tokens)} tokens, the context holds {backend.context}",
+            hint=f"shorten the messages or start with --context {len(tokens) + 512}",
+            param="messages",
+        )
+    if not all(0 <= token < backend.vocabulary for token in tokens):
+        raise InvalidRequest("a token id is outside the vocabulary", param="prompt")
+
+
+def check_bias(bias: dict[int, float], vocabulary: int) -> None:
+    if not all(0 <= token < vocabulary for token in bias):
+        raise InvalidRequest("a token id is outside the vocabulary", param="logit_bias")

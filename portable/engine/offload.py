@@ -1,0 +1,66 @@
+"""Devices and sizes -> layers per device, and the reason in words. Pure: asks no driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from portable.engine.config import GpuLayers
+from portable.errors import NotEnoughMemory
+
+GIB = 1 << 30
+
+# llama.cpp's word for "every layer, the output too".
+ALL_LAYERS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as the backend registry names it; memory in bytes."""
+
+    name: str
+    description: str
+    free: int
+    total: int
+
+    def __str__(self) -> str:
+        memory = f"{self.free / GIB:.1f}/{self.total / GIB:.1f} GiB free"
+        return f"{self.name} ({self.description}, {memory})"
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """How many layers are asked for, and why."""
+
+    layers: int
+    reason: str
+
+
+def plan(asked: GpuLayers, devices: list[Device], backends: list[str]) -> Offload:
+    """Layers for the GPU: all of them when one is visible and compiled in, else none."""
+    if asked == 0:
+        return Offload(0, "CPU, as asked by --gpu-layers 0")
+    if not devices:
+        return Offload(0, _why_no_gpu(asked, backends))
+    names = ", ".join(map(str, devices))
+    if isinstance(asked, int):
+        return Offload(asked, f"{asked} layers on {names}, as asked")
+    return Offload(ALL_LAYERS, f"all layers on {names}")
+
+
+def _why_no_gpu(asked: GpuLayers, backends: list[str]) -> str:
+    gpu = [name for name in backends if name not in ("CPU", "RPC", "BLAS")]
+    why = f"{', '.join(gpu)} sees no GPU" if gpu else "llama.cpp is built without a GPU backend"
+    wish = "" if asked == "auto" else f", so --gpu-layers {asked} has no effect"
+    return f"CPU: {why}{wish}"
+
+
+def check_memory(weights: int, cache: int, available: int) -> None:
+    """Raise NotEnoughMemory unless weights and KV cache (bytes) fit what the machine has free."""
+    need = weights + cache
+    if need > available:
+        raise NotEnoughMemory(
+            f"the model needs {need / GIB:.1f} GiB of memory"
+            f" ({weights / GIB:.1f} weights, {cache / GIB:.1f} context),"
+            f" {available / GIB:.1f} are free",
+            hint="try a smaller --context or a smaller --quant",
+        )

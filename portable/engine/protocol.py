@@ -1,0 +1,94 @@
+"""What the engine's child process and its parent say to each other, as msgpack frames on pipes."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from portable import errors
+from portable.engine.backend import ModelInfo
+from portable.engine.sequence import Delta, SamplingParams
+
+HEADER = struct.Struct("<I")
+
+
+class Generate(msgspec.Struct, tag=True):
+    """A request: chat `messages` with the template's `options`, or a raw `prompt` (text or ids)."""
+
+    id: str
+    params: SamplingParams
+    messages: list[dict[str, Any]] | None = None
+    options: dict[str, Any] = {}
+    prompt: str | list[int] | None = None
+
+
+class Cancel(msgspec.Struct, tag=True):
+    id: str
+
+
+class Loading(msgspec.Struct, tag=True):
+    fraction: float
+
+
+class Ready(msgspec.Struct, tag=True):
+    info: ModelInfo
+    offload_reason: str
+    has_template: bool
+
+
+class Accepted(msgspec.Struct, tag=True):
+    """The prompt is valid and queued: from here on an error comes as a delta."""
+
+    id: str
+    prompt_tokens: int
+
+
+class Failed(msgspec.Struct, tag=True):
+    """A request was refused, or loading failed if `id` is empty."""
+
+    id: str
+    kind: str
+    message: str
+    hint: str
+    param: str | None
+
+
+class Deltas(msgspec.Struct, tag=True):
+    deltas: list[Delta]
+
+
+class Beat(msgspec.Struct, tag=True):
+    """Sent every second: `steps` grows while the engine is alive and has work."""
+
+    steps: int
+    unfinished: int
+
+
+Command = Generate | Cancel
+Event = Loading | Ready | Accepted | Failed | Deltas | Beat
+
+_encoder = msgspec.msgpack.Encoder()
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode
+
+
+def frame(message: Command | Event) -> bytes:
+    """Length and body, ready to be written."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def failed(id: str, error: BaseException) -> Failed:
+    """An error as it crosses the pipe; what is none of ours becomes an EngineError."""
+    if not isinstance(error, errors.PortableError):
+        error = errors.EngineError(f"{type(error).__name__}: {error}")
+    return Failed(id, type(error).__name__, error.message, error.hint, error.param)
+
+
+def as_error(event: Failed) -> errors.PortableError:
+    """The error that crossed the pipe, as its own class again."""
+    kind = getattr(errors, event.kind, errors.EngineError)
+    made: errors.PortableError = kind(event.message, hint=event.hint, param=event.param)
+    return made

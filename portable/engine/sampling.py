@@ -1,0 +1,121 @@
+"""Logits -> the next token, in numpy; knows no llama.cpp sampler, so none can abort the process.
+
+Source: the order and meaning of vLLM's and transformers' logits processors; min_p after
+https://arxiv.org/abs/2407.01082.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import numpy.typing as npt
+
+from portable.engine.sequence import SamplingParams
+from portable.errors import NonFiniteLogits
+
+Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+Weights = npt.NDArray[np.float32]
+
+# exp() of anything further below the maximum is 0 in float32, so such tokens are never drawn.
+_FLOOR = 104.0
+_BLOCK = 64
+_LIKELY = 1024
+
+
+class Sampler:
+    """Draws the tokens of one sequence; repeats itself exactly for the same seed and logits."""
+
+    def __init__(self, params: SamplingParams, prompt: list[int]) -> None:
+        self._params = params
+        self._random = random.Random(params.seed)
+        self._seen = set(prompt) if params.repetition_penalty != 1.0 else set()
+        self._counts: dict[int, int] = {}
+
+    def pick(self, logits: Logits) -> int:
+        """One token id for a row of shape (n_vocab,). Raises NonFiniteLogits for NaN or inf."""
+        params = self._params
+        if self._changes_logits:
+            logits = self._penalized(logits)
+        best = int(logits.argmax())
+        peak = float(logits[best])
+        # argmax stops at the first NaN, so the peak alone tells whether the row is sound.
+        if not np.isfinite(peak):
+            raise NonFiniteLogits(
+                "the model computed a value that is not a number",
+                hint="the model file is probably damaged: convert it again",
+            )
+        token = best if params.temperature == 0 else self._draw(logits, peak)
+        if self._counts_tokens:
+            self._counts[token] = self._counts.get(token, 0) + 1
+            if params.repetition_penalty != 1.0:
+                self._seen.add(token)
+        return token
+
+    @property
+    def _counts_tokens(self) -> bool:
+        p = self._params
+        return bool(p.presence_penalty or p.frequency_penalty) or p.repetition_penalty != 1.0
+
+    @property
+    def _changes_logits(self) -> bool:
+        return self._counts_tokens or bool(self._params.logit_bias)
+
+    def _penalized(self, logits: Logits) -> Logits:
+        params, logits = self._params, logits.copy()
+        if params.logit_bias:
+            ids = np.fromiter(params.logit_bias, np.int64)
+            logits[ids] += np.fromiter(params.logit_bias.values(), np.float32)
+        if params.repetition_penalty != 1.0:
+            ids = np.fromiter(self._seen, np.int64, len(self._seen))
+            seen = logits[ids]
+            factor = np.where(seen > 0, 1 / params.repetition_penalty, params.repetition_penalty)
+            logits[ids] = seen * factor.astype(np.float32)
+        if self._counts:
+            ids = np.fromiter(self._counts, np.int64)
+            counts = np.fromiter(self._counts.values(), np.float32)
+            logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+        return logits
+
+    def _draw(self, logits: Logits, peak: float) -> int:
+        params = self._params
+        if params.top_k:
+            ids = _top(logits, params.top_k)
+        else:
+            ids = np.flatnonzero(logits >= peak - _FLOOR * params.temperature)
+        weights = np.exp((logits[ids] - np.float32(peak)) / np.float32(params.temperature))
+        if params.top_p < 1:
+            ids, weights = _nucleus(ids, weights, params.top_p)
+        if params.min_p > 0:
+            likely = weights >= params.min_p
+            ids, weights = ids[likely], weights[likely]
+        cumulative = weights.cumsum(dtype=np.float64)
+        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(int(drawn), len(ids) - 1)])
+
+
+def _top(values: Weights, count: int) -> Ids:
+    """Ids of the `count` largest values, largest first; of equals the first."""
+    whole = len(values) // _BLOCK * _BLOCK
+    ids = np.arange(len(values))
+    if count < whole // _BLOCK:
+        # The count-th largest block maximum cannot exceed the count-th largest value, so one pass
+        # over the maxima leaves few candidates; partitioning the vocabulary costs ten times more.
+        maxima = values[:whole].reshape(-1, _BLOCK).max(axis=1)
+        threshold = np.partition(maxima, -count)[-count]
+        ids = np.flatnonzero(values >= threshold)
+    return ids[np.argsort(-values[ids], kind="stable")[:count]]
+
+
+def _nucleus(ids: Ids, weights: Weights, top_p: float) -> tuple[Ids, Weights]:
+    """The fewest likeliest tokens whose weight reaches `top_p` of the whole."""
+    goal = top_p * float(weights.sum(dtype=np.float64))
+    for enough in (_LIKELY, 16 * _LIKELY, len(weights)):
+        order = _top(weights, enough)
+        cumulative = weights[order].cumsum(dtype=np.float64)
+        if cumulative[-1] >= goal:
+            break
+    count = int(np.searchsorted(cumulative, goal)) + 1
+    return ids[order[:count]], weights[order[:count]]

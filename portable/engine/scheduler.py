@@ -1,0 +1,119 @@
+"""Which tokens go into the next decode; pure: no llama_cpp, no thread, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from portable.engine.config import EngineConfig
+from portable.engine.prefix import Move, PrefixCache
+from portable.engine.sequence import Sequence, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: first the moves in the cache, then the slices in one decode."""
+
+    moves: list[Move]
+    slices: list[Slice]
+
+
+class Scheduler:
+    """Running sequences first, one token each, then prompt chunks up to the step's budget.
+
+    First come, first served. When the cache is full, idle prefixes go first; then the newest
+    running sequence steps back into the queue and is read again later: no answer is lost.
+    """
+
+    def __init__(self, config: EngineConfig, cells: int) -> None:
+        self.prefix = PrefixCache(config.slots, cells, reuse=config.prefix_cache)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._config = config
+        self._moves: list[Move] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> Plan:
+        """The next step, as large as budget and cells allow; empty only when nothing waits."""
+        self._admit()
+        slices = self._decodes()
+        self._prompts(slices)
+        moves, self._moves = self._moves, []
+        return Plan(moves, slices)
+
+    def commit(self, slices: list[Slice]) -> None:
+        """The step was decoded: its tokens lie in the cache now."""
+        for part in slices:
+            part.sequence.cached += part.count
+            self.prefix.extend(part.sequence.slot, part.tokens)
+
+    def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take an ended sequence out; its cells are free, or kept for its next turn."""
+        if sequence.is_running:
+            self._moves += self.prefix.release(sequence.slot, keep=keep)
+            self.running.remove(sequence)
+            sequence.slot = -1
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def relieve(self) -> bool:
+        """The cache turned out to be full: give up idle prefixes, else the newest sequence."""
+        moves = self.prefix.evict(self.prefix.cells)
+        self._moves += moves
+        return bool(moves) or self.preempt_newest()
+
+    def preempt_newest(self) -> bool:
+        """The newest running sequence steps back to the queue's head; False when it runs alone."""
+        if len(self.running) < 2:
+            return False
+        newest = self.running.pop()
+        self._moves += self.prefix.release(newest.slot, keep=False)
+        newest.slot, newest.cached = -1, 0
+        self.waiting.appendleft(newest)
+        return True
+
+    def _admit(self) -> None:
+        """Give slots to waiting sequences while their prompts fit beside those being read."""
+        while self.waiting and self.prefix.has_idle_slot:
+            sequence = self.waiting[0]
+            promised = sum(s.pending for s in self.running)
+            if self.running and not self._make_room(promised + len(sequence.tokens)):
+                return
+            self.waiting.popleft()
+            sequence.slot, sequence.cached, moves = self.prefix.acquire(sequence.tokens)
+            sequence.reused = max(sequence.reused, min(sequence.cached, sequence.n_prompt))
+            self._moves += moves
+            self.running.append(sequence)
+
+    def _decodes(self) -> list[Slice]:
+        """One token for each sequence that answers; the newest steps back when cells run out."""
+        while not self._make_room(sum(s.pending == 1 for s in self.running)):
+            if not self.preempt_newest():
+                break
+        return [Slice(s, s.cached, 1) for s in self.running if s.pending == 1]
+
+    def _prompts(self, slices: list[Slice]) -> None:
+        """Add prompt chunks, oldest first, within the step's budget and the free cells."""
+        budget = self._config.shared_step_tokens if slices else self._config.step_tokens
+        taken = len(slices)
+        for sequence in [s for s in self.running if s.pending > 1]:
+            want = min(sequence.pending, budget)
+            self._make_room(taken + want)
+            count = min(want, self.prefix.free_cells - taken)
+            if count <= 0:
+                return
+            slices.append(Slice(sequence, sequence.cached, count))
+            budget -= count
+            taken += count
+
+    def _make_room(self, need: int) -> bool:
+        """Evict idle prefixes until `need` cells are free; False when that is not enough."""
+        if self.prefix.free_cells < need:
+            self._moves += self.prefix.evict(need)
+        return self.prefix.free_cells >= need

@@ -1,0 +1,123 @@
+"""One request's life, from tokens to the reason it ended; knows no clock, thread or model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is drawn. The defaults are OpenAI's: the distribution as it is.
+
+    `temperature` 0 is greedy. The order is vLLM's and transformers': bias and penalties,
+    temperature, `top_k` (0: off), `top_p`, `min_p`. `repetition_penalty` looks at prompt and
+    answer, `presence_penalty` and `frequency_penalty` at the answer. `seed` None draws anew each
+    time. `max_tokens` None runs to the end of the context.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt, its answer so far, and how much of both lies in the KV cache.
+
+    `tokens` is prompt plus answer; its first `cached` entries are decoded and hold cells in `slot`.
+    """
+
+    id: str
+    tokens: list[int]
+    params: SamplingParams
+    n_prompt: int = field(init=False)
+    slot: int = -1
+    cached: int = 0
+    reused: int = 0
+    finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        self.n_prompt = len(self.tokens)
+
+    @property
+    def pending(self) -> int:
+        """Tokens not decoded yet: 1 while answering, more while the prompt is read."""
+        return len(self.tokens) - self.cached
+
+    @property
+    def n_output(self) -> int:
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def is_running(self) -> bool:
+        return self.slot >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """`count` tokens of one sequence from position `start`, for the next decode."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.sequence.tokens[self.start : self.start + self.count]
+
+    @property
+    def wants_logits(self) -> bool:
+        """Only the slice that reaches the sequence's end says what comes next."""
+        return self.start + self.count == len(self.sequence.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request took: tokens, and seconds from being queued to its end."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def prompt_rate(self) -> float:
+        """Prompt tokens really computed, a second."""
+        return _rate(self.prompt_tokens - self.cached_tokens, self.prompt_seconds)
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens a second after the first one."""
+        return _rate(self.completion_tokens - 1, self.decode_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of one request; the last one carries `finish_reason` and `usage`."""
+
+    id: str
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: tuple[str, str] | None = None
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if tokens > 0 and seconds > 0 else 0.0

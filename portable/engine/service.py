@@ -1,0 +1,54 @@
+"""One loaded model, ready to answer: backend, template, engine and worker put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portable.engine.backend import Loading, ModelInfo
+from portable.engine.config import EngineConfig
+from portable.engine.engine import Engine
+from portable.engine.llama import Llama
+from portable.engine.prompt import Prompter
+from portable.engine.sequence import SamplingParams
+from portable.engine.template import ChatTemplate, Message
+from portable.engine.worker import Deliver, Worker
+
+
+class Service:
+    """Loads a model in its constructor; raises what `Llama` and `ChatTemplate` raise."""
+
+    def __init__(
+        self, config: EngineConfig, deliver: Deliver, loading: Loading | None = None
+    ) -> None:
+        self._llama = Llama(config, loading)
+        self.info: ModelInfo = self._llama.info()
+        self.offload_reason = self._llama.offload.reason
+        template = _template(self._llama)
+        self.has_template = template is not None
+        self._prompter = Prompter(self._llama, template)
+        self.worker = Worker(Engine(self._llama, config), deliver)
+
+    def chat(
+        self, id: str, messages: list[Message], options: dict[str, Any], params: SamplingParams
+    ) -> int:
+        """Queue a conversation; returns the prompt's number of tokens."""
+        return self.tokens(id, self._prompter.chat(messages, options), params)
+
+    def text(self, id: str, prompt: str, params: SamplingParams) -> int:
+        """Queue a raw text."""
+        return self.tokens(id, self._prompter.text(prompt), params)
+
+    def tokens(self, id: str, tokens: list[int], params: SamplingParams) -> int:
+        self.worker.submit(id, tokens, params)
+        return len(tokens)
+
+    def close(self) -> None:
+        self.worker.close()
+        self._llama.close()
+
+
+def _template(llama: Llama) -> ChatTemplate | None:
+    source = llama.chat_template
+    if source is None:
+        return None
+    return ChatTemplate(source, bos=llama.bos_text, eos=llama.eos_text, control=llama.control_texts)

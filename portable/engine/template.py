@@ -1,0 +1,198 @@
+"""Messages -> prompt text, by the model's own Jinja template, sandboxed and bounded. Pure.
+
+The template comes with the model file and is not trusted: no attribute of Python can be reached, no
+object changed, and time and size are limited. Nor is a user's text: what would name a control token
+in it (<|im_end|>) is marked, so that it is tokenized as the plain text that it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+import jinja2
+from jinja2.exceptions import SecurityError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from portable.errors import InvalidRequest, TemplateError
+
+Message = dict[str, Any]
+
+# Unicode noncharacters: valid UTF-8 that no text means to contain.
+MARK, UNMARK = "\ufdd0", "\ufdd1"
+_MARKED = re.compile(f"{MARK}(.*?){UNMARK}", re.DOTALL)
+_WIDE = re.compile(r"\*|\d{4,}")
+_MAX_OPERAND = 1_000_000
+_SECONDS = 5.0
+
+
+class _Refused(jinja2.TemplateError):
+    """The template itself called raise_exception: these messages are not for this model."""
+
+
+class _TooMuch(Exception):
+    """Over the limit of time or size."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The environment of transformers, with operators that could eat all memory bounded."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" and abs(right) > 64:
+            raise _TooMuch(f"exponent {right}")
+        if operator == "*" and _size(left) * _size(right) > _MAX_OPERAND:
+            raise _TooMuch("a repeated text")
+        if operator == "%" and isinstance(left, str) and _WIDE.search(left):
+            raise _TooMuch("a wide format")
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, int) and abs(a) > _MAX_OPERAND for a in (*args, *kwargs.values())):
+            raise _TooMuch("a number argument")
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str) and __obj.__name__.startswith("format") and _WIDE.search(owner):
+            raise _TooMuch("a wide format")
+        return super().call(__context, __obj, *args, **kwargs)
+
+
+class ChatTemplate:
+    """One model's template, compiled once. Raises TemplateError if it does not compile."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos: str = "",
+        eos: str = "",
+        control: Iterable[str] = (),
+        max_chars: int = 4_000_000,
+    ) -> None:
+        self._globals = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
+        self._max_chars = max_chars
+        self._control = _either([*(text for text in control if text), MARK, UNMARK])
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"the model's chat template does not compile: {error}") from None
+
+    def render(self, messages: list[Message], **options: Any) -> str:
+        """Prompt text with user-made control tokens marked; `segments` takes it apart.
+
+        Raises InvalidRequest with the template's own words if it refuses the messages, and
+        TemplateError if it fails or takes more than its time or size.
+        """
+        shown = [self._marked(message) for message in messages]
+        values = {**self._globals, "add_generation_prompt": True, **options, "messages": shown}
+        try:
+            return self._run(values)
+        except _Refused as error:
+            raise InvalidRequest(
+                f"the model's chat template says: {error}", param="messages"
+            ) from None
+        except (_TooMuch, MemoryError, RecursionError) as error:
+            raise TemplateError(f"the model's chat template takes too much: {error}") from None
+        except (jinja2.TemplateError, SecurityError) as error:
+            raise TemplateError(f"the model's chat template failed: {error}") from None
+        except Exception as error:  # a template may raise anything, such as ZeroDivisionError
+            kind = type(error).__name__
+            raise TemplateError(f"the model's chat template failed: {kind}: {error}") from None
+
+    def _run(self, values: dict[str, Any]) -> str:
+        pieces: list[str] = []
+        size = 0
+        with _Deadline(_SECONDS):
+            for piece in self._template.generate(values):
+                size += len(piece)
+                if size > self._max_chars:
+                    raise _TooMuch(f"more than {self._max_chars} characters")
+                pieces.append(piece)
+        return "".join(pieces)
+
+    def _marked(self, message: Message) -> Message:
+        return {key: self._mark(value) for key, value in message.items()}
+
+    def _mark(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._control.sub(
+                lambda found: f"{MARK}{found[0].strip(MARK + UNMARK)}{UNMARK}", value
+            )
+        if isinstance(value, list):
+            return [self._mark(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._mark(item) for key, item in value.items()}
+        return value
+
+
+def segments(prompt: str) -> Iterator[tuple[str, bool]]:
+    """Parts of a rendered prompt, and whether control tokens may be named in each."""
+    for at, part in enumerate(_MARKED.split(prompt)):
+        text = part.replace(MARK, "").replace(UNMARK, "")
+        if text:
+            yield text, at % 2 == 0
+
+
+class _Deadline:
+    """Stops code that runs too long by a trace function: a template cannot be asked to stop."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:
+        if time.monotonic() > self._end:
+            raise _TooMuch(f"more than {_SECONDS:.0f} seconds")
+        return self._trace
+
+
+def _environment() -> _Environment:
+    env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    env.globals["raise_exception"] = _refuse
+    env.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    env.filters["tojson"] = _tojson
+    for name in ("center", "indent", "wordwrap", "format"):
+        env.filters[name] = _bounded(env.filters[name])
+    return env
+
+
+def _bounded(filter: Callable[..., Any]) -> Callable[..., Any]:
+    def run(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, int) and abs(a) > 1000 for a in (*args, *kwargs.values())):
+            raise _TooMuch("a number argument")
+        return filter(value, *args, **kwargs)
+
+    return functools.update_wrapper(run, filter)
+
+
+def _refuse(message: str) -> None:
+    raise _Refused(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str | list | tuple):
+        return max(len(value), 1)
+    return abs(value) if isinstance(value, int) else 1
+
+
+def _either(texts: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(t) for t in sorted(set(texts), key=len, reverse=True)))

@@ -1,0 +1,50 @@
+"""Token bytes -> text deltas: whole characters only, stop strings held back. Pure."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class TextStream:
+    """The text of one answer as it grows. `push` and `flush` return what may be shown now.
+
+    A character is shown when its last byte has come; bytes that never become one are U+FFFD. Text
+    that could be the beginning of a stop string is held back until it is known not to be; the stop
+    string itself is never shown.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = stop
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Add one token's bytes. After a stop string `stopped` is true and nothing more comes."""
+        return self._release(self._decoder.decode(piece))
+
+    def flush(self) -> str:
+        """The end: what was held back, and U+FFFD for an unfinished character."""
+        text = self._release(self._decoder.decode(b"", final=True))
+        held, self._held = self._held, ""
+        return text + ("" if self.stopped else held)
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        if not self._stop:
+            return text
+        text = self._held + text
+        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max(overlap(text, s) for s in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

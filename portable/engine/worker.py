@@ -1,0 +1,130 @@
+"""One thread owns an Engine: submit, cancel, deltas out; knows no process and no transport."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from portable.engine.engine import Engine, check_bias, check_prompt
+from portable.engine.sequence import Delta, SamplingParams
+from portable.errors import EngineError, PortableError, QueueFull
+
+Deliver = Callable[[list[Delta]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    id: str
+    tokens: list[int]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    id: str
+
+
+class Worker:
+    """Runs the engine's steps in its own thread while there is work, and sleeps otherwise.
+
+    `deliver` is called in that thread with the deltas of each step.
+    """
+
+    def __init__(self, engine: Engine, deliver: Deliver) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[_Add | _Cancel | None] = queue.SimpleQueue()
+        self._unfinished: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def steps(self) -> int:
+        """Decodes so far: a sign of life for whoever watches."""
+        return self._engine.steps
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._unfinished)
+
+    def submit(self, id: str, tokens: list[int], params: SamplingParams) -> None:
+        """Queue a prompt. Raises InvalidRequest, ContextLengthExceeded or QueueFull at once."""
+        check_prompt(tokens, self._engine.backend)
+        check_bias(params.logit_bias, self._engine.backend.vocabulary)
+        config = self._engine.config
+        if len(self._unfinished) >= config.slots + config.queue:
+            raise QueueFull(
+                f"{len(self._unfinished)} requests are running or waiting",
+                hint="try again in a moment",
+            )
+        self._unfinished.add(id)
+        self._inbox.put(_Add(id, tokens, params))
+
+    def cancel(self, id: str) -> None:
+        """End a request soon, also while its prompt is being read. Unknown ids are ignored."""
+        self._inbox.put(_Cancel(id))
+        self._engine.interrupt(id)
+
+    def close(self) -> None:
+        """Stop the thread; the model may be freed after this returns."""
+        self._inbox.put(None)
+        self._engine.backend.abort()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._take_messages():
+            try:
+                deltas = self._engine.step()
+            except PortableError as error:
+                deltas = self._engine.fail(error)
+            except Exception as error:  # a defect of ours must not end the thread silently
+                deltas = self._engine.fail(EngineError(f"{type(error).__name__}: {error}"))
+            self._tell(deltas)
+
+    def _take_messages(self) -> bool:
+        """All that came in; waits while there is nothing to do. False when the worker is closed."""
+        while True:
+            try:
+                message = self._inbox.get(block=not self._engine.has_work)
+            except queue.Empty:
+                return True
+            if message is None:
+                return False
+            if isinstance(message, _Add):
+                self._engine.add(message.id, message.tokens, message.params)
+            elif delta := self._engine.cancel(message.id):
+                self._tell([delta])
+
+    def _tell(self, deltas: list[Delta]) -> None:
+        self._unfinished -= {delta.id for delta in deltas if delta.finish_reason}
+        if deltas:
+            self._deliver(deltas)
+
+
+class Streams:
+    """A `deliver` for callers in the same process: each request's deltas in its own queue."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, queue.SimpleQueue[Delta]] = {}
+
+    def open(self, id: str) -> None:
+        self._queues[id] = queue.SimpleQueue()
+
+    def __call__(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            if (stream := self._queues.get(delta.id)) is not None:
+                stream.put(delta)
+
+    def read(self, id: str) -> Iterator[Delta]:
+        """Deltas as they come, up to the one with a finish_reason."""
+        stream = self._queues[id]
+        try:
+            while True:
+                delta = stream.get()
+                yield delta
+                if delta.finish_reason:
+                    return
+        finally:
+            del self._queues[id]
