@@ -17,9 +17,22 @@ CODE_LLAMA = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 
 def read_vocab(checkpoint: Checkpoint, kind: str, size: int, config: dict[str, Any]) -> Vocab:
     """`kind` is a family's VOCAB, `size` the number of rows of its embedding."""
+    try:
+        vocab = _read(checkpoint, kind, size, config)
+        check(vocab, size)
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError) as error:
+        # These files nest deeply and everything in them may be of the wrong type.
+        raise CheckpointError(
+            f"the tokenizer files are malformed ({type(error).__name__}: {error})"[:200],
+            hint="download the tokenizer files again",
+        ) from error
+    return vocab
+
+
+def _read(checkpoint: Checkpoint, kind: str, size: int, config: dict[str, Any]) -> Vocab:
     if kind == "wordpiece":
-        vocab = wordpiece.read(Tokenizer(checkpoint), size, config)
-    elif checkpoint.has("tokenizer.model"):
+        return wordpiece.read(Tokenizer(checkpoint), size, config)
+    if checkpoint.has("tokenizer.model"):
         vocab = sentencepiece.read_model(checkpoint, size)
     else:
         tokenizer = Tokenizer(checkpoint)
@@ -28,7 +41,6 @@ def read_vocab(checkpoint: Checkpoint, kind: str, size: int, config: dict[str, A
         vocab = read(tokenizer, size)
     if kind == "llama":
         _llama_keys(checkpoint, vocab, size)
-    check(vocab, size)
     return vocab
 
 

@@ -55,17 +55,31 @@ def read_model(checkpoint: Checkpoint, size: int) -> Vocab:
 
 
 def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
-    """From tokenizer.json: its merges' order is lost, every score is the same."""
+    """From tokenizer.json. llama.cpp merges by score, so a piece's score is its merge's rank.
+
+    llama.cpp's own converter gives all pieces one score here and so splits text differently from
+    the tokenizer; docs/CONVERT.md names this as one of the differences.
+    """
     by_id = reversed_vocab(tokenizer.whole_vocab(), size)
     special = tokenizer.special_texts()
+    scores = merge_scores(tokenizer)
     vocab = Vocab("llama", "default", [], [], [])
     for number in range(size):
         text = by_id.get(number)
         vocab.tokens.append((f"[PAD{number}]" if text is None else text).encode("utf-8"))
         vocab.types.append(_type(text, tokenizer.vocab, special))
-        vocab.scores.append(-1000.0)
+        vocab.scores.append(scores.get(text or "", -1000.0))
     vocab.keys = Special(tokenizer.checkpoint, size).keys()
     return vocab
+
+
+def merge_scores(tokenizer: Tokenizer) -> dict[str, float]:
+    """0 for the piece that is merged first, then falling."""
+    scores: dict[str, float] = {}
+    for rank, entry in enumerate(tokenizer.model.get("merges") or []):
+        piece = entry.replace(" ", "") if isinstance(entry, str) else "".join(entry)
+        scores.setdefault(piece, -float(rank))
+    return scores
 
 
 def _type(text: str | None, vocab: dict[str, int], special: set[str]) -> int:
@@ -87,17 +101,24 @@ def _put(vocab: Vocab, number: Any, text: str, kind: int) -> None:
 
 
 def _pieces(data: bytes) -> Iterator[tuple[bytes, float, int]]:
-    """(piece, score, type) of each piece of a ModelProto."""
+    """(piece, score, type) of each piece of a ModelProto, which ends with how it was trained."""
+    last = 0
     try:
-        for field, value in _fields(data):
-            if field == 1 and isinstance(value, bytes):
+        for last, value in _fields(data):
+            if last == 1 and isinstance(value, bytes):
                 entry: dict[int, Any] = {1: b"", 2: b"\0\0\0\0", 3: NORMAL}
                 entry |= dict(_fields(value))
                 yield entry[1], struct.unpack("<f", entry[2])[0], entry[3]
     except (IndexError, struct.error, TypeError) as error:
-        raise CheckpointError(
-            "tokenizer.model is not a SentencePiece model", hint="download this file again"
-        ) from error
+        raise _broken() from error
+    if last < 2:
+        raise _broken()
+
+
+def _broken() -> CheckpointError:
+    return CheckpointError(
+        "tokenizer.model is not a whole SentencePiece model", hint="download this file again"
+    )
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

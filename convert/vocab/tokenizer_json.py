@@ -99,7 +99,9 @@ class Tokenizer:
         listed = self.json.get("added_tokens") or []
         if not isinstance(listed, list):
             raise CheckpointError("tokenizer.json: added_tokens is not a list")
-        out = {entry.content: entry for entry in map(_added_token, listed)}
+        out: dict[str, Added] = {}
+        for token in sorted(map(_added_token, listed), key=lambda token: token.id):
+            self._add(out, token, token.special)
         decoder = self.settings.get("added_tokens_decoder") or {}
         special = self.special_texts()
         for entry in _object(decoder, "added_tokens_decoder").values():
@@ -111,11 +113,12 @@ class Tokenizer:
         return out
 
     def _add(self, out: dict[str, Added], token: Added, special: bool) -> None:
-        """A token not yet known gets the next free id, as transformers gives it."""
+        """A token not yet known gets the next free id, whatever its file says, as in tokenizers."""
         known = out.get(token.content)
         number = known.id if known else self.vocab.get(token.content)
         if number is None:
-            number = max([*self.vocab.values(), *(entry.id for entry in out.values())]) + 1
+            taken = (entry.id + 1 for entry in out.values())
+            number = max(len(self.vocab), max(taken, default=0))
         out[token.content] = Added(token.content, number, special, token.normalized)
 
 
