@@ -49,6 +49,8 @@ class State:
     log: list[Request] = field(default_factory=list)
     wake: threading.Event = field(default_factory=threading.Event)
     token: str = "hub-secret-token"
+    # Sent in place of every listing, when it is set.
+    listing: bytes | None = None
 
     def asked(self, text: str, method: str = "GET") -> list[Request]:
         return [r for r in self.log if text in unquote(r.path) and r.method == method]
@@ -124,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
     # --- ModelScope
 
     def ms_files(self, repo_id: str, query: dict[str, str]) -> None:
+        if self.state.listing is not None:
+            return self.send_bytes("", self.state.listing, {})
         repo = self.ms_repo(repo_id, query)
         if not repo:
             return
@@ -167,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
     # --- Hugging Face
 
     def hf_info(self, repo_id: str, revision: str | None, query: dict[str, str]) -> None:
+        if self.state.listing is not None:
+            return self.send_bytes("", self.state.listing, {})
         repo = self.state.repos.get(repo_id)
         if not repo or (repo.private and not self.authorized()):
             return self.send_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,13 @@ import pytest
 from hubs import FakeHub, environment, serving
 
 from portable import hub
-from portable.errors import NetworkError, UnsupportedModel, UsageError
+from portable.errors import (
+    DiskError,
+    NetworkError,
+    PortableError,
+    UnsupportedModel,
+    UsageError,
+)
 
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {
@@ -234,11 +241,14 @@ def test_a_kill_keeps_what_has_come_from_hugging_face(fake: FakeHub) -> None:
     assert int(first.removeprefix("bytes=").rstrip("-")) > 0
 
 
-def test_a_stall_reconnects(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH
+def test_a_stall_reconnects(fake: FakeHub, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.connect(key)  # sets the client's own limit
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.3)
     fake.add(REPO, FILES)
     fake.fault("model.safetensors", ("stall", 200_000))
-    folder, _ = get("hf")
+    folder, _ = get(key)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
@@ -258,7 +268,7 @@ def test_kill_9_goes_on_at_the_byte(fake: FakeHub, key: str, tmp_path: Path) -> 
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     child = subprocess.Popen([sys.executable, "-c", code, key], env=env)
     deadline = time.monotonic() + 30
-    while not any(p.stat().st_size for p in tmp_path.rglob("*.incomplete")):
+    while not any(p.stat().st_size > 1 << 16 for p in tmp_path.rglob("*.incomplete")):
         assert time.monotonic() < deadline and child.poll() is None
     child.kill()
     child.wait()
@@ -267,3 +277,100 @@ def test_kill_9_goes_on_at_the_byte(fake: FakeHub, key: str, tmp_path: Path) -> 
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     came = [r.headers["range"] for r in fake.state.asked("safetensors") if "range" in r.headers]
     assert came and int(came[0].removeprefix("bytes=").rstrip("-")) > 1000
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["<html>log in</html>", "", "[]", "{}", "null", '{"Data": 7, "sha": 7}'],
+        *['{"siblings": [1]}', '{"Data": {"Files": [{"Path": "x"}]}}', '{"Data": {"Files": [1]}}'],
+        *['{"Data": {"Files": [{"Path": 1, "Size": 1}]}}', '{"Data": {"Files": 5}}'],
+        *['{"Data": {"Files": [{"Path": "x", "Size": -1}]}}'],
+    ],
+)
+def test_a_listing_that_is_none(fake: FakeHub, key: str, text: str) -> None:
+    fake.state.listing = text.encode()
+    source = hub.connect(key)
+    try:
+        assert source.listing(REPO).files == ()
+    except NetworkError as error:
+        assert error.hint
+
+
+# ModelScope only: Hugging Face's files are known by their sha256, which decides.
+@pytest.mark.parametrize("size", [5, len(WEIGHTS) - 1, len(WEIGHTS) + 1])
+def test_a_size_that_is_not_the_listed_one(fake: FakeHub, size: int) -> None:
+    lie = {"Size": size, "size": size}
+    fake.add(REPO, FILES, lies={"model.safetensors": lie})
+    with pytest.raises(NetworkError, match=r"model\.safetensors"):
+        get("ms")
+
+
+@pytest.mark.parametrize("digest", ["../../../evil", "", "0" * 63, None])
+def test_a_checksum_that_is_none_names_no_file(fake: FakeHub, digest: str | None) -> None:
+    lie = {"lfs": {"sha256": digest, "size": 5, "pointerSize": 1}, "blobId": digest}
+    fake.add(REPO, FILES, lies={"model.safetensors": lie})
+    with pytest.raises(NetworkError, match="no checksum"):
+        get("hf")
+
+
+def test_a_link_in_the_cache_leads_nowhere(fake: FakeHub, tmp_path: Path) -> None:
+    fake.add(REPO, {"config.json": b"{}", "sub/a.json": b"evil"})
+    source = hub.connect("ms")
+    listing = source.listing(REPO)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    source.folder(listing).mkdir(parents=True)
+    (source.folder(listing) / "sub").symlink_to(outside)
+    with pytest.raises(PortableError, match="leads out"):
+        source.fetch(listing, listing.files)
+    assert not list(outside.iterdir())
+
+
+def test_private_and_unknown_are_one_answer_with_a_way_out(fake: FakeHub) -> None:
+    fake.add(REPO, FILES, private=True)
+    for key, variable in (("ms", "MODELSCOPE_API_TOKEN"), ("hf", "HF_TOKEN")):
+        with pytest.raises(UsageError, match=f"private.*{variable}"):
+            hub.connect(key).listing(REPO)
+
+
+def test_a_full_disk_is_said_before_the_download(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add(REPO, FILES)
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DiskError, match=r"0\.0 GB are free"):
+        get("ms")
+    assert not fake.state.asked("model.safetensors")
+
+
+def test_domain_is_the_older_name_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELSCOPE_ENDPOINT", raising=False)
+    assert hub.connect("ms").endpoint == "https://modelscope.cn"
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", "www.modelscope.ai")
+    assert hub.connect("ms").endpoint == "https://www.modelscope.ai"
+    assert hub.connect("ms").may_send_token
+
+
+@pytest.mark.parametrize("url", ["http://evil-huggingface.co", "http://huggingface.co.evil.org"])
+def test_a_look_alike_gets_no_token(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    assert not hub.connect("hf").may_send_token
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("Qwen/Qwen3-0.6B", hub.Ref(None, "Qwen/Qwen3-0.6B")),
+        ("ms://a/b", hub.Ref("ms", "a/b")),
+        ("ModelScope://a/b@v1.0:q4_0", hub.Ref("ms", "a/b", "v1.0", "q4_0")),
+        ("hf://a/b:Q8_0", hub.Ref("hf", "a/b", None, "Q8_0")),
+        ("hf://a/b@refs/pr/4", hub.Ref("hf", "a/b", "refs/pr/4")),
+        ("qwen3-4b", hub.Ref(None, "qwen3-4b")),
+        ("", hub.Ref(None, "")),
+    ],
+)
+def test_how_a_model_is_named(text: str, ref: hub.Ref) -> None:
+    assert hub.parse(text) == ref

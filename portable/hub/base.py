@@ -28,6 +28,8 @@ PROBE_SECONDS = 2.0
 # A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
 TOKEN_HOSTS = ("huggingface.co", "modelscope.cn", "modelscope.ai")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+# What a client does when the answer is JSON of another shape, or no JSON at all.
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
 _CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "modelscope_hub", "huggingface_hub"}
 
 # (phase, bytes done, bytes in all, name of the file)
@@ -86,7 +88,10 @@ class Hub(ABC):
         if not self.answers():
             raise NetworkError(f"{self.title} ({self.host}) does not answer", hint=self._way_out)
         with self._explained(repo, revision):
-            return self._list(repo, revision)
+            listing = self._list(repo, revision)
+        if not all(isinstance(f.path, str) and f.size >= 0 for f in listing.files):
+            raise self._nonsense("a listing that makes no sense")
+        return listing
 
     def cached(self, repo: str, revision: str | None = None) -> Path | None:
         """The folder of an earlier download; opens no socket."""
@@ -188,14 +193,24 @@ class Hub(ABC):
             raise
         except Exception as error:
             known = type(error).__module__.partition(".")[0] in _CLIENTS
+            if not known and isinstance(error, _NONSENSE):
+                raise self._nonsense("something that is not what a hub says") from error
             if not known and not isinstance(error, OSError):
                 raise
             raise self._explain(error, repo, revision) from error
+
+    def _nonsense(self, what: str) -> NetworkError:
+        return NetworkError(
+            f"{self.title} ({self.host}) answers with {what}",
+            hint=f"is there a login page on this network? is {self.endpoint_variable} right?",
+        )
 
     def _explain(self, error: Exception, repo: str, revision: str | None) -> PortableError:
         response = getattr(error, "response", None)
         status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
         kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "HFValidationError" in kinds:
+            return UsageError(f"{repo!r} is not a model id", hint="an id looks like org/name")
         if isinstance(error, OSError) and error.errno in _DISK:
             return DiskError(f"cannot store {repo}: {error.strerror}", hint="free some space")
         if "GatedRepoError" in kinds or status == 403:
@@ -287,6 +302,6 @@ def _probe(url: str, timeout: float, reached: list[bool]) -> None:
 def _json(path: Path, repo: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NetworkError(f"config.json of {repo} is not JSON: {error}") from error
     return data if isinstance(data, dict) else {}

@@ -80,6 +80,8 @@ class HuggingFace(Hub):
             if not blob.exists():
                 self._download(listing, file, blob, tick)
         self._link(listing, file)
+        if pointer.resolve() != blob.resolve():
+            _check(pointer, file, pointer)
 
     def _blob(self, listing: Listing, file: RemoteFile) -> Path:
         """The cache names a file by its checksum, which must be one to be a file name."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import modelscope_hub
-from modelscope_hub import _download
+from modelscope_hub import _download, _legacy_api
 
 from portable.hub.base import Damaged, Hub, Tick
 from portable.hub.names import Listing, RemoteFile
@@ -21,8 +21,9 @@ from portable.hub.names import Listing, RemoteFile
 # It draws bars of its own on stderr, and logs there: what matters reaches us as exceptions.
 _download.tqdm = functools.partial(_download.tqdm, disable=True)
 logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-# It gives a file an hour, too short for 15 GB. A wrong file is asked for again by us, not by it.
-_download.DOWNLOAD_TOTAL_TIMEOUT = 24 * 3600
+_legacy_api.DOWNLOAD_TIMEOUT = 30  # seconds without a byte, then it connects again
+_download.DOWNLOAD_TOTAL_TIMEOUT = 24 * 3600  # its hour is too short for 15 GB
+# A wrong file is asked for again by us, not by it.
 _download.DOWNLOAD_HASH_RETRY_TIMES = _download.DOWNLOAD_SIZE_RETRY_TIMES = 1
 
 DEFAULT_REVISION = "master"
