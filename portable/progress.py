@@ -98,14 +98,17 @@ def progress(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[R
 def _display(stream: TextIO) -> Any:
     from rich import console  # noqa: PLC0415  25 ms that only a terminal needs
     from rich import progress as rich  # noqa: PLC0415  (the same)
+    from rich.table import Column  # noqa: PLC0415  (the same)
+
+    one_line = Column(no_wrap=True, overflow="ellipsis")
 
     return rich.Progress(
         rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
+        rich.BarColumn(bar_width=24),
         rich.DownloadColumn(),
         rich.TransferSpeedColumn(),
         rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[detail]}", markup=False),
+        rich.TextColumn("{task.fields[detail]}", markup=False, table_column=one_line),
         console=console.Console(file=stream),
         redirect_stdout=False,
     )

@@ -110,7 +110,7 @@ class Hub(ABC):
         chosen = listing.select(patterns)
         config = next((f for f in chosen if f.path == "config.json"), None)
         if check and config:
-            folder = self.fetch(listing, [config], report).folder
+            folder = self.fetch(listing, [config]).folder
             check(_json(folder / "config.json", listing.repo))
         return self.fetch(listing, chosen, report)
 

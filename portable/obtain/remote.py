@@ -61,6 +61,7 @@ def _from_hub(target: Target, wish: Wish) -> Model:
     listing = None if wish.offline else _listing(source, target, wish)
     if listing and _is_gguf(listing, wish.quant):
         file = hub.choose_gguf(listing, wish.quant)
+        wish.say(f"downloading {file.path} of {target.repo} from {source.title}")
         folder = source.fetch(listing, [file], wish.report).folder
         record = _record(target, wish, _quant_of(file.path), listing.commit)
         record = replace(record, file=str(folder / file.path))
@@ -76,7 +77,7 @@ def _listing(source: hub.Hub, target: Target, wish: Wish) -> hub.Listing:
     try:
         return source.listing(target.repo, wish.revision)
     except UsageError as error:
-        close = catalogue.similar(target.repo)
+        close = [] if target.entry else catalogue.similar(target.repo)
         if close:
             error.hint = f"did you mean {' or '.join(close)}? {error.hint}"
         raise
