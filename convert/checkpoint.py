@@ -60,6 +60,7 @@ class Checkpoint:
         return text
 
     def any_json(self, name: str) -> Any:
+        """Any JSON value of the folder, or None when the file is not there."""
         text = self.text(name)
         if text is None:
             return None
@@ -73,9 +74,9 @@ class Checkpoint:
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON object of the folder, or None when the file is not there."""
         found = self.any_json(name)
-        if found is not None and not isinstance(found, dict):
+        if not isinstance(found, dict) and self.has(name):
             raise CheckpointError(f"{name} is not a JSON object", hint="download this file again")
-        return found
+        return found  # type: ignore[no-any-return]
 
     def open_tensors(self) -> None:
         """Fills `tensors` from one file or from shards; every problem is said before any work."""
@@ -161,9 +162,10 @@ def is_plain_name(name: str) -> bool:
     """A file name of this folder: no path, no drive, no NUL."""
     return (
         name.endswith(".safetensors")
-        and not set(name) & set('/\\:\0\n"<>|?*')
+        and not set(name) & set('/\\:"<>|?*')
         and not name.startswith(".")
-        and len(name.encode("utf-8", "replace")) <= 255
+        and len(name) <= 200
+        and name.isprintable()
     )
 
 

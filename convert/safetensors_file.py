@@ -134,6 +134,6 @@ class SafetensorsFile:
             size = math.prod(shape) * ITEM_BYTES[dtype] if whole else -1
         except (KeyError, TypeError, ValueError) as error:
             raise self._bad(f"has a broken entry for {name!r}") from error
-        if size != end - begin:
+        if not whole or size != end - begin:
             raise self._bad(f"has a broken entry for {name!r}: size and shape disagree")
         return Stored(name, dtype, shape, self, data + begin, size)

@@ -49,6 +49,7 @@ def rows(qkv_bias: str, rotary: bool = False, head_norms: bool = False) -> list[
 def sizes(config: Config) -> dict[str, int]:
     """What the names in `rows` measure."""
     head = config.head_dim
+    config.flag("tie_word_embeddings")
     return {
         "layers": config.layers,
         "vocab": config.count("vocab_size"),
