@@ -59,3 +59,12 @@ def test_embedded_is_found_but_not_imported(
     assert catalogue.Embedded("carrier", "n.gguf", "Q4_1").path() is None
     assert catalogue.Embedded("no_such_carrier", "m.gguf", "Q4_1").path() is None
     assert "carrier" not in sys.modules
+
+
+def test_an_installed_wheel_carries_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "portable" / "catalogue.py"))
+    assert catalogue.folder() == tmp_path / "models"
+    (tmp_path / "portable" / "_models").mkdir(parents=True)
+    assert catalogue.folder() == tmp_path / "portable" / "_models"
