@@ -63,6 +63,14 @@ def head(keys: Mapping[str, tuple[str, Any]], infos: Sequence[Info]) -> bytes:
     return bytes(out.ljust(padded(len(out)), b"\0"))
 
 
+def storable(kind: str, value: Any) -> bool:
+    """Whether `head` can write this value; text may hold what no encoding has."""
+    try:
+        return bool(_value(kind, value))
+    except (struct.error, TypeError, AttributeError, ValueError, OverflowError):
+        return False
+
+
 def _string(text: str | bytes) -> bytes:
     data = text.encode("utf-8") if isinstance(text, str) else text
     return struct.pack("<Q", len(data)) + data

@@ -12,11 +12,12 @@ import gguf
 from convert.arch.table import Family
 from convert.checkpoint import Checkpoint
 from convert.config import Config, is_number
-from convert.gguf_file import KeyValues
+from convert.gguf_file import KeyValues, storable
 from convert.quants import Quant
 from convert.vocab import Vocab
 from portable.errors import CheckpointError
 
+log = logging.getLogger(__name__)
 QUANTIZATION_VERSION = 2
 SHA256_PLACE = "0" * 64
 POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -43,11 +44,12 @@ def general(checkpoint: Checkpoint, name: str, parameters: int) -> KeyValues:
     writer = gguf.GGUFWriter(None, "")
     try:
         found.set_gguf_meta_model(writer)
-    except (TypeError, AttributeError, KeyError):
-        logging.getLogger(__name__).warning("the model card is not used: it has odd values")
+    except (TypeError, AttributeError, KeyError) as error:
+        log.warning("the model card is not used: %s", error)
         writer = gguf.GGUFWriter(None, "")
         writer.add_name(name)
-    return {key: _plain(value) for key, value in writer.kv_data[0].items() if _usable(key, value)}
+    plain = {key: _plain(value) for key, value in writer.kv_data[0].items()}
+    return {key: value for key, value in plain.items() if _usable(key, *value)}
 
 
 def keys(
@@ -103,7 +105,7 @@ def _card(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         found = gguf.Metadata.load_model_card(checkpoint.folder)
     except Exception as error:  # YAML has many ways to be wrong
-        logging.getLogger(__name__).warning("README.md is not used: %s", error)
+        log.warning("README.md is not used: %s", error)
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -152,14 +154,24 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _usable(key: str, value: Any) -> bool:
-    return key != "general.architecture" and value.value not in ("", [])
+def _usable(key: str, kind: str, value: Any) -> bool:
+    """A model card is free text: what cannot be stored as its key wants is left out."""
+    if key == "general.architecture" or value in ("", []):
+        return False
+    if storable(kind, value):
+        return True
+    log.warning("%s is left out: %r", key, value)
+    return False
 
 
 def _plain(value: Any) -> tuple[str, Any]:
     """A gguf.GGUFValue as a kind and a value."""
-    kind = value.type.name.lower()
-    return ("strings", list(map(str, value.value))) if kind == "array" else (kind, value.value)
+    kind, found = value.type.name.lower(), value.value
+    if kind == "array":
+        return "strings", [str(entry) for entry in found]
+    if kind == "int32" and isinstance(found, float) and found.is_integer():
+        return kind, int(found)
+    return kind, found
 
 
 def _guess(value: Any) -> tuple[str, Any]:

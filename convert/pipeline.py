@@ -15,7 +15,7 @@ from convert.arch import FAMILIES, check_config
 from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
 from convert.config import Config
-from convert.gguf_file import Info, KeyValues, data_size, head, padded
+from convert.gguf_file import Info, KeyValues, data_size, head, padded, storable
 from convert.mix import Mix, Shape
 from convert.quantize import SOURCE_BYTES, prepare
 from convert.quants import QUANTS, TYPES, quant_name
@@ -47,7 +47,7 @@ def convert(
     source, output = Path(source), Path(output)
     writer.check_output(output, source)
     threads = _threads(threads)
-    name = (name or source.resolve().name).rstrip("/").rpartition("/")[2] or "model"
+    name = _last_part(name or "") or _last_part(source.name) or source.resolve().name or "model"
     with closing(Checkpoint(source)) as checkpoint:
         plan = Plan(checkpoint, quant, name)
         with writer.locked(output):
@@ -62,6 +62,11 @@ def convert(
         architecture=plan.family.GGUF,
         warnings=plan.warnings,
     )
+
+
+def _last_part(name: str) -> str:
+    last = name.rstrip("/").rpartition("/")[2]
+    return "" if last in (".", "..") else last
 
 
 def _threads(threads: int | None) -> int:
@@ -96,6 +101,9 @@ class Plan:
         self.keys: KeyValues = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
+        for key, value in self.keys.items():
+            if not storable(*value):
+                raise CheckpointError(f"{key} holds a value that a GGUF file cannot store")
         self.infos = infos
 
     def _jobs(

@@ -408,3 +408,55 @@ def test_an_importance_matrix_is_asked_for_before_any_work(tmp_path: Path, quant
     wide = {"hidden_size": 256, "intermediate_size": 256}
     model = tiny(tmp_path / "model", "qwen2", **wide)
     refused(model, UsageError, "importance matrix", quant=quant)
+
+
+CARDS = {
+    "no yaml": "---\n[unclosed\n---\n",
+    "a list": "---\n- a\n---\n",
+    "numbers": "---\nlicense: 7\ntags: [1, 2]\nlanguage: no\ndatasets: {a: b}\n---\n",
+    "nested": "---\nlicense: {a: b}\nname: [x]\nbase_model: [{name: 3}]\n---\n",
+    "never closed": "---\nlicense: mit\n",
+    "dates": "---\nversion: 2024-01-01\nauthor: null\nmodel_name: 1.5\n---\n",
+}
+
+
+@pytest.mark.parametrize("case", CARDS)
+def test_an_odd_model_card_never_stops_a_conversion(model: Path, tmp_path: Path, case: str) -> None:
+    (model / "README.md").write_text(CARDS[case], "utf-8")
+    assert convert(model, tmp_path / "out.gguf").size
+
+
+@pytest.mark.parametrize("value", ["warm", None, [1], 1e300, 20.0, True])
+def test_odd_sampling_defaults_never_stop_a_conversion(
+    model: Path, tmp_path: Path, value: Any
+) -> None:
+    settings = {"top_k": value, "temperature": value, "repetition_penalty": value}
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    assert convert(model, tmp_path / "out.gguf").size
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"_name_or_path": 5}),
+        ("config.json", {"_name_or_path": "/home/x/y"}),
+        ("config.json", {"bos_token_id": [1, 2], "eos_token_id": "x", "pad_token_id": None}),
+        ("tokenizer_config.json", {"chat_template": "\ud800"}),
+        ("tokenizer_config.json", {"chat_template": "a\0b"}),
+    ],
+)
+def test_odd_values_convert_or_are_told(
+    model: Path, tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    edit_json(model / name, lambda found: found.update(change))
+    try:
+        convert(model, tmp_path / "out.gguf")
+    except CheckpointError as error:
+        assert "\ud800" in str(change.values()) or "cannot store" in error.message
+        assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_special_id_beyond_the_tokens(model: Path) -> None:
+    edit_json(model / "config.json", lambda c: c.update(bos_token_id=10**6))
+    edit_json(model / "tokenizer_config.json", lambda c: c.pop("bos_token"))
+    refused(model, CheckpointError, "bos_token_id is 1000000")

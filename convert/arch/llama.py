@@ -62,8 +62,9 @@ def extra_tensors(config: Config) -> Mapping[str, Any]:
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     base = float(parameters.get("rope_theta", 10000.0))
     frequencies = np.float32(1) / np.power(base, exponents.astype(np.float64)).astype(np.float32)
-    wave = np.float32(2 * math.pi) / frequencies
-    smooth = (np.float32(length) / wave - np.float32(low)) / np.float32(high - low)
+    # torch turns number / tensor into reciprocal(tensor) * number, which rounds twice.
+    wave = np.float32(1) / frequencies * np.float32(2 * math.pi)
+    smooth = (np.float32(1) / wave * np.float32(length) - np.float32(low)) / np.float32(high - low)
     mixed = 1 / ((1 - smooth) / np.float32(factor) + smooth)
     factors = np.where(wave > length / low, np.float32(factor), mixed)
     factors = np.where(wave < length / high, np.float32(1), factors)

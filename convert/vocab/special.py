@@ -241,7 +241,7 @@ def _merge(entry: Any) -> str:
 
 
 def _merges_txt(text: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.split("\n")):
         parts = line.split()
         if len(parts) == 2 and not (number == 0 and line.startswith("#")):
             yield " ".join(parts)
