@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p.relative_to(ROOT) for top in ("portable", "convert") for p in (ROOT / top).rglob("*.py"))
+FILES = sorted(
+    p.relative_to(ROOT) for top in ("portable", "convert") for p in (ROOT / top).rglob("*.py")
+)
 
 # Layer of each module, by longest prefix: an import may go to the same package or to a lower layer.
 LAYERS = {
     "portable.cli": 5,
+    "portable.flags": 4,
     "portable.bench": 4,
     "portable.chat": 4,
     "portable.server": 4,
@@ -96,7 +99,18 @@ def test_bodies_stay_under_fifty_lines(path: Path) -> None:
 def test_no_import_cycles() -> None:
     graph = {module_name(p): imports(p) for p in FILES}
     edges = {
-        name: {target for target in graph if target != name and any(i == target or i.startswith(target + ".") and i not in graph and i.rpartition(".")[0] == target for i in found)}
+        name: {
+            target
+            for target in graph
+            if target != name
+            and any(
+                i == target
+                or i.startswith(target + ".")
+                and i not in graph
+                and i.rpartition(".")[0] == target
+                for i in found
+            )
+        }
         for name, found in graph.items()
     }
     done: set[str] = set()

@@ -27,7 +27,7 @@ class Child:
     def __init__(self, config: EngineConfig, commands: BinaryIO, events: BinaryIO) -> None:
         self._commands = commands
         self._events = events
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
         self._stopped = threading.Event()
         self._service = Service(config, self._deliver, self._loading)
         # Two threads: a long prompt being tokenized must not hold up a short one.
@@ -49,19 +49,19 @@ class Child:
 
     def _generate(self, command: protocol.Generate) -> None:
         try:
-            count = self._queue(command)
+            tokens = self._tokens(command)
+            with self._writing:  # so that no delta can overtake the acceptance
+                self._service.worker.submit(command.id, tokens, command.params)
+                self._send(protocol.Accepted(command.id, len(tokens)))
         except Exception as error:
             self._send(protocol.failed(command.id, error))
-        else:
-            self._send(protocol.Accepted(command.id, count))
 
-    def _queue(self, command: protocol.Generate) -> int:
-        service, params = self._service, command.params
+    def _tokens(self, command: protocol.Generate) -> list[int]:
         if command.messages is not None:
-            return service.chat(command.id, command.messages, command.options, params)
+            return self._service.chat_tokens(command.messages, command.options)
         if isinstance(command.prompt, str):
-            return service.text(command.id, command.prompt, params)
-        return service.tokens(command.id, command.prompt or [], params)
+            return self._service.text_tokens(command.prompt)
+        return command.prompt or []
 
     def _read(self) -> protocol.Command | None:
         header = self._commands.read(protocol.HEADER.size)

@@ -9,6 +9,8 @@ from typing import Literal
 from portable.errors import UsageError
 
 GpuLayers = int | Literal["auto", "all"]
+FlashAttention = Literal["auto", "on", "off"]
+FLASH_ATTENTION: tuple[FlashAttention, ...] = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class EngineConfig:
     queue: int = 64
     threads: int = 0
     gpu_layers: GpuLayers = "auto"
-    flash_attention: Literal["auto", "on", "off"] = "auto"
+    flash_attention: FlashAttention = "auto"
     prefix_cache: bool = True
     mmap: bool = True
 
@@ -48,6 +50,14 @@ class EngineConfig:
             _within("gpu layers", self.gpu_layers, 0, 1024)
         elif self.gpu_layers not in ("auto", "all"):
             raise UsageError(f"gpu layers is {self.gpu_layers!r}", hint="auto, all or a number")
+
+
+def parse_flash_attention(text: str) -> FlashAttention:
+    """`auto`, `on` or `off`, as written on a command line."""
+    for known in FLASH_ATTENTION:
+        if text.strip().lower() == known:
+            return known
+    raise UsageError(f"--flash-attention {text!r} is not known", hint="auto, on or off")
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

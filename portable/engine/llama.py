@@ -226,9 +226,8 @@ class Llama:
                 loading(fraction)
             return True
 
-        params.progress_callback = callback = lib.llama_progress_callback(report)
+        params.progress_callback = lib.llama_progress_callback(report)
         model = lib.llama_model_load_from_file(os.fsencode(config.model), params)
-        del callback
         if not model:
             raise _load_error(config.model)
         self._stop.callback(lib.llama_model_free, model)
@@ -280,7 +279,7 @@ class Llama:
         key = int(self.metadata(f"{arch}.attention.key_length") or default)
         value = int(self.metadata(f"{arch}.attention.value_length") or default)
         groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
-        return 2 * context * groups * (key + value)
+        return int(2 * context * groups * (key + value))
 
     def _render(self, token: int) -> bytes:
         if not 0 <= token < self.vocabulary:  # a bad id aborts the process

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -29,6 +30,16 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+
+
+def layered(*layers: Mapping[str, Any]) -> SamplingParams:
+    """Defaults laid over each other, later ones win: catalogue, model file, command line."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values |= layer
+    if "top_k" in values:
+        values["top_k"] = max(0, int(values["top_k"]))
+    return SamplingParams(**values)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,17 +28,19 @@ class Service:
         self._prompter = Prompter(self._llama, template)
         self.worker = Worker(Engine(self._llama, config), deliver)
 
+    def chat_tokens(self, messages: list[Message], options: dict[str, Any]) -> list[int]:
+        """A conversation as the model's template writes it. Any thread may call."""
+        return self._prompter.chat(messages, options)
+
+    def text_tokens(self, prompt: str) -> list[int]:
+        """A raw text as token ids. Any thread may call."""
+        return self._prompter.text(prompt)
+
     def chat(
         self, id: str, messages: list[Message], options: dict[str, Any], params: SamplingParams
     ) -> int:
         """Queue a conversation; returns the prompt's number of tokens."""
-        return self.tokens(id, self._prompter.chat(messages, options), params)
-
-    def text(self, id: str, prompt: str, params: SamplingParams) -> int:
-        """Queue a raw text."""
-        return self.tokens(id, self._prompter.text(prompt), params)
-
-    def tokens(self, id: str, tokens: list[int], params: SamplingParams) -> int:
+        tokens = self.chat_tokens(messages, options)
         self.worker.submit(id, tokens, params)
         return len(tokens)
 

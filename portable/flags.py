@@ -1,0 +1,127 @@
+"""Command-line flags that several commands share, as dataclasses; knows no command."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from portable.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model, and where it may come from."""
+
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="ModelScope id, hf://org/name, catalogue name, checkpoint folder or .gguf file.",
+            show_default="the first that can be had",
+        ),
+    ] = None
+    quant: Annotated[
+        str | None, typer.Option("--quant", "-q", help="Quantization, e.g. Q4_K_M.")
+    ] = None
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the model runs."""
+
+    context: Annotated[
+        int, typer.Option("--context", "-c", help="Tokens; 0: the model's, at most 8192.")
+    ] = 0
+    gpu_layers: Annotated[str, typer.Option(help="Layers on the GPU: auto, all or a number.")] = (
+        "auto"
+    )
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: one per physical core.")] = 0
+    flash_attention: Annotated[str, typer.Option(help="auto, on or off.")] = "auto"
+    mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = True
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. None: the model's own default."""
+
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 is greedy.")] = None
+    top_p: Annotated[float | None, typer.Option("--top-p", "--top_p", min=0, max=1)] = None
+    top_k: Annotated[int | None, typer.Option("--top-k", "--top_k", min=-1)] = None
+    min_p: Annotated[float | None, typer.Option("--min-p", min=0, max=1)] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option("--repetition-penalty", "--repetition_penalty", min=0.1, max=10),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", "--max_new_tokens", min=0, help="Longest answer."),
+    ] = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Only what was given on the command line."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+def spread(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take dataclasses: their fields become its flags, as typer reads them."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {
+        n: kind for n, kind in hints.items() if dataclasses.is_dataclass(kind)
+    }
+    flags: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        flags += _fields(groups[name]) if name in groups else [_flag(parameter, hints[name])]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        for name, kind in groups.items():
+            names = [field.name for field in dataclasses.fields(kind)]
+            given[name] = kind(**{field: given.pop(field) for field in names})
+        return command(**given)
+
+    run.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    run.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return run
+
+
+def _fields(kind: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _flag(parameter: inspect.Parameter, annotation: Any) -> inspect.Parameter:
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def boolean(flag: str, text: str) -> bool:
+    """`true` or `false`, as ms-swift's flags are written."""
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise UsageError(f"{flag} {text} is neither true nor false")
+
+
+def folder_or_file(output: Path | None, name: str) -> Path:
+    """Where a file called `name` goes: the file that was named, or into the folder."""
+    target = output or Path()
+    return target / name if target.is_dir() else target

@@ -1,0 +1,56 @@
+"""Every default of the server, once, checked when it is made; knows nothing of the engine's."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where the server listens, for whom, and under which names it serves its model.
+
+    `port` None takes 8000 or the next free one. `names` are the model's ids, the first one is
+    shown. A field that a request leaves out is taken from `sampling`, else from the model's own
+    file, else from `fallback`. Raises UsageError for an address that anybody could reach without a key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    api_keys: tuple[str, ...] = ()
+    insecure: bool = False
+    names: tuple[str, ...] = ("default",)
+    any_model: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    fallback: Mapping[str, Any] = field(default_factory=dict)
+    fail_while_loading: bool = False
+    keep_alive_seconds: float = 10.0
+    status_after_seconds: float = 10.0
+    drain_seconds: int = 10
+    max_body: int = 8 << 20
+
+    default_port = 8000
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 0 <= self.port <= 65535:
+            raise UsageError(f"--port {self.port} is not a port", hint="a number up to 65535")
+        if any(not key.strip() or not key.isascii() for key in self.api_keys):
+            raise UsageError("an API key is empty or not ASCII")
+        if not (self.is_loopback or self.api_keys or self.insecure):
+            raise UsageError(
+                f"anybody who reaches {self.host} could use the model",
+                hint="add --api-key KEY, or --insecure if that is meant",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,184 @@
+"""One request's way through the server: sent to the model, read as one answer or as a stream.
+
+From `accepted` on the status line may be sent; a client that leaves takes its request with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from portable.engine import protocol
+from portable.engine.sequence import Delta, Usage
+from portable.errors import Busy, EngineError, PortableError
+from portable.server import sse
+from portable.server.config import ServerConfig
+from portable.server.model import ModelProcess, Stream
+from portable.server.replies import ClientLeft
+
+T = TypeVar("T")
+log = logging.getLogger("portable")
+
+
+class Loading(Busy):
+    """The model is not ready and the operator asked not to wait."""
+
+    code = "model_loading"
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    finish_reason: str
+    usage: Usage | None
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What all parts of one answer share, and how they are laid out on the wire.
+
+    `start`, `delta` and `finish` build the `choices` of a first, a middle and a last chunk.
+    """
+
+    kind: str
+    model: str
+    prefix: str
+    start: Callable[[], list[dict[str, Any]]] | None
+    delta: Callable[[str], list[dict[str, Any]]]
+    finish: Callable[[str], list[dict[str, Any]]]
+    include_usage: bool = False
+    id: str = field(init=False)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> sse.Chunk:
+        head = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
+        return head | {"choices": choices} | more
+
+
+class Generator:
+    """Asks one model process; shared by all endpoints that make text."""
+
+    def __init__(self, model: ModelProcess, config: ServerConfig) -> None:
+        self._model = model
+        self._config = config
+
+    def open(self, command: protocol.Generate) -> Stream:
+        """Send the request. Raises Loading if the operator wants nobody to wait for the model."""
+        if self._config.fail_while_loading and not self._model.ready.is_set():
+            raise Loading("the model is loading", hint="try again in a few seconds")
+        return self._model.open(command)
+
+    async def accepted(self, request: Request, stream: Stream, *, patient: bool) -> int | None:
+        """The prompt's number of tokens once the model has taken it; raises what it refuses with.
+
+        An impatient caller gets None after `status_after_seconds`, while the model is still loading
+        or a very long prompt is read: its stream begins, and an error comes as an event.
+        """
+        limit = None if patient else self._config.status_after_seconds
+        try:
+            return await asyncio.wait_for(
+                _unless_left(request, asyncio.shield(stream.accepted)), limit
+            )
+        except TimeoutError:
+            return None
+        except BaseException:
+            self._model.close(stream)
+            raise
+
+    async def answer(self, request: Request, stream: Stream) -> Answer:
+        """All of it. Raises EngineError, or ClientLeft."""
+        try:
+            return await _unless_left(request, _collect(stream))
+        finally:
+            self._model.close(stream)
+
+    async def events(self, stream: Stream, envelope: Envelope) -> AsyncIterator[bytes]:
+        """The answer as events; closing this iterator cancels the request."""
+        try:
+            if envelope.start:
+                yield sse.event(envelope.chunk(envelope.start()))
+            async for delta in sse.with_keep_alive(stream, self._config.keep_alive_seconds):
+                if delta is None:
+                    yield sse.event(envelope.chunk(envelope.delta("")))
+                elif delta.error:
+                    code, message = delta.error
+                    yield sse.error_event(message, code)
+                else:
+                    for part in _chunks(delta, envelope):
+                        yield sse.event(part)
+            yield sse.DONE
+        finally:
+            self._model.close(stream)
+
+
+def _chunks(delta: Delta, envelope: Envelope) -> list[sse.Chunk]:
+    """The chunks of one delta; the last text comes before the reason, as all clients expect."""
+    parts = [envelope.chunk(envelope.delta(delta.text))] if delta.text else []
+    if delta.finish_reason:
+        used, spent = sse.usage(delta.usage), sse.timings(delta.usage)
+        own = {} if envelope.include_usage else {"usage": used}
+        parts.append(envelope.chunk(envelope.finish(delta.finish_reason), **own, timings=spent))
+        if envelope.include_usage:
+            parts.append(envelope.chunk([], usage=used))
+        log_usage(delta.usage)
+    return parts
+
+
+async def _collect(stream: Stream) -> Answer:
+    texts: list[str] = []
+    async for delta in stream:
+        texts.append(delta.text)
+        if delta.error:
+            raise _as_error(delta)
+        if delta.finish_reason:
+            log_usage(delta.usage)
+            return Answer("".join(texts), delta.finish_reason, delta.usage)
+    raise EngineError("the answer ended without a reason")
+
+
+def _as_error(delta: Delta) -> PortableError:
+    code, message = delta.error or ("backend_error", "")
+    error = EngineError(message)
+    error.code = code
+    return error
+
+
+async def _unless_left(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but stop it when the client closes the connection."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeft
+    finally:
+        watch.cancel()
+        task.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def log_usage(used: Usage | None) -> None:
+    """One line a request: tokens and speed, never a prompt."""
+    if used:
+        log.info(
+            "prompt %d tokens (%d cached) at %.0f/s, answer %d tokens at %.1f/s",
+            *(used.prompt_tokens, used.cached_tokens, used.prompt_rate),
+            *(used.completion_tokens, used.decode_rate),
+        )

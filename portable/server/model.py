@@ -1,0 +1,237 @@
+"""One model in a child process: started, watched, restarted; its answers as async streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from portable.engine import protocol
+from portable.engine.backend import ModelInfo
+from portable.engine.config import EngineConfig
+from portable.engine.sequence import Delta
+from portable.errors import EngineError, PortableError
+
+log = logging.getLogger("portable")
+
+_SILENT_SECONDS = 30.0
+_STUCK_SECONDS = 600.0
+_MAX_STARTS = 3
+_START_WINDOW = 60.0
+
+
+class Stream:
+    """One request's deltas. `accepted` resolves to the prompt's number of tokens, or raises."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
+
+    def put(self, delta: Delta) -> None:
+        self._deltas.put_nowait(delta)
+
+    def fail(self, error: PortableError) -> None:
+        """The request ends with this error, before or after it was accepted."""
+        if not self.accepted.done():
+            self.accepted.set_exception(error)
+            self.accepted.exception()  # nobody may be waiting for it any more
+        code = error.code or "error"
+        self.put(Delta(self.id, "", "error", None, (code, str(error))))
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Deltas up to the one with a finish_reason."""
+        while True:
+            delta = await self._deltas.get()
+            yield delta
+            if delta.finish_reason:
+                return
+
+
+class ModelProcess:
+    """Runs one EngineConfig in a child. After three starts in a minute that failed, it gives up.
+
+    `failure` is the error of the last load that failed; `gone` is set once it has given up.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.info: ModelInfo | None = None
+        self.offload_reason = ""
+        self.progress = 0.0
+        self.failure: PortableError | None = None
+        self.ready = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.restarts = 0
+        self._streams: dict[str, Stream] = {}
+        self._child: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._steps = 0
+        self._step_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._streams)
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """End the child; requests still running end with an error."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._end_child()
+        self._fail_streams(EngineError("the server is shutting down"))
+
+    def open(self, command: protocol.Generate) -> Stream:
+        """Send a request, as soon as the model is loaded. `Stream.accepted` tells how it went."""
+        stream = Stream(command.id)
+        self._streams[command.id] = stream
+        if self.gone.is_set():
+            stream.fail(self.failure or EngineError("the model cannot be loaded"))
+        elif self.ready.is_set():
+            self._send(command)
+        else:
+            waiting = asyncio.get_running_loop().create_task(self._send_when_ready(command))
+            stream.accepted.add_done_callback(lambda _: waiting.cancel())
+        return stream
+
+    def close(self, stream: Stream) -> None:
+        """The client has its answer, or left: forget the request and free its cells."""
+        if self._streams.pop(stream.id, None) and self.ready.is_set():
+            self._send(protocol.Cancel(stream.id))
+
+    async def _send_when_ready(self, command: protocol.Generate) -> None:
+        await self.ready.wait()
+        if command.id in self._streams:
+            self._send(command)
+
+    def _send(self, command: protocol.Command) -> None:
+        if self._child and self._child.stdin and not self._child.stdin.is_closing():
+            self._child.stdin.write(protocol.frame(command))
+
+    async def _supervise(self) -> None:
+        starts: deque[float] = deque(maxlen=_MAX_STARTS)
+        while True:
+            starts.append(time.monotonic())
+            await self._run_child()
+            self.ready.clear()
+            loading_failed = self.failure is not None
+            error = self.failure or EngineError("the model's process died", hint="it is restarting")
+            self._fail_streams(error)
+            crowded = len(starts) == _MAX_STARTS and time.monotonic() - starts[0] < _START_WINDOW
+            if loading_failed or crowded:
+                self.failure = error
+                self.gone.set()
+                return
+            self.restarts += 1
+            log.warning("the model's process died; starting it again")
+
+    async def _run_child(self) -> None:
+        """One life of the child, to its end."""
+        config = msgspec.json.encode(self.config, enc_hook=str).decode()
+        # -P keeps the folder that the user happens to stand in out of the module path.
+        self._child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "portable.engine.child", config),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            await self._read_events(self._child)
+        finally:
+            await self._end_child()
+
+    async def _read_events(self, child: asyncio.subprocess.Process) -> None:
+        assert child.stdout
+        while True:
+            # Before it is ready the child may read a large file for a long time without a word.
+            patience = _SILENT_SECONDS if self.ready.is_set() else None
+            try:
+                async with asyncio.timeout(patience):
+                    header = await child.stdout.readexactly(protocol.HEADER.size)
+                    body = await child.stdout.readexactly(*protocol.HEADER.unpack(header))
+            except asyncio.IncompleteReadError:
+                return
+            except TimeoutError:
+                log.error("the model's process does not answer; ending it")
+                return
+            if not self._handle(protocol.decode_event(body)):
+                return
+
+    def _handle(self, event: protocol.Event) -> bool:
+        """Pass an event on; False when the child has to be ended."""
+        match event:
+            case protocol.Deltas():
+                for delta in event.deltas:
+                    self._deliver(delta)
+            case protocol.Accepted() | protocol.Failed():
+                self._decide(event)
+            case protocol.Loading():
+                self.progress = event.fraction
+            case protocol.Ready():
+                self.info, self.offload_reason, self.failure = (
+                    event.info,
+                    event.offload_reason,
+                    None,
+                )
+                self._step_at = time.monotonic()
+                self.ready.set()
+            case protocol.Beat():
+                return not self._is_stuck(event.steps, event.unfinished)
+        return True
+
+    def _decide(self, event: protocol.Accepted | protocol.Failed) -> None:
+        """A request was taken or refused; without an id it is the loading that failed."""
+        stream = self._streams.get(event.id)
+        if isinstance(event, protocol.Accepted):
+            if stream and not stream.accepted.done():
+                stream.accepted.set_result(event.prompt_tokens)
+        elif not event.id:
+            self.failure = protocol.as_error(event)
+        elif stream:
+            stream.fail(protocol.as_error(event))
+
+    def _is_stuck(self, steps: int, unfinished: int) -> bool:
+        now = time.monotonic()
+        if steps != self._steps or not unfinished:
+            self._steps, self._step_at = steps, now
+        if now - self._step_at > _STUCK_SECONDS:
+            log.error("one step has taken %.0f seconds; ending the process", _STUCK_SECONDS)
+            return True
+        return False
+
+    def _deliver(self, delta: Delta) -> None:
+        if stream := self._streams.get(delta.id):
+            stream.put(delta)
+            if delta.finish_reason:
+                del self._streams[delta.id]
+
+    def _fail_streams(self, error: PortableError) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.fail(error)
+
+    async def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        if child.stdin:
+            child.stdin.close()  # the child leaves when its input ends
+        try:
+            async with asyncio.timeout(2):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()

@@ -1,0 +1,56 @@
+"""GET /v1/models, /v1/models/{id} and /health: what is served and how it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from portable.server.replies import JSON
+from portable.server.state import State
+
+
+async def list_models(request: Request) -> Response:
+    state: State = request.app.state.portable
+    return JSON({"object": "list", "data": [describe(state)]})
+
+
+async def one_model(request: Request) -> Response:
+    state: State = request.app.state.portable
+    state.names.resolve(request.path_params["id"])
+    return JSON(describe(state))
+
+
+async def health(request: Request) -> Response:
+    """200 when the model answers; 503 while it is loading, and when it cannot be loaded."""
+    model = request.app.state.portable.model
+    if model.gone.is_set():
+        return JSON({"status": "failed", "message": str(model.failure)}, 503)
+    if not model.ready.is_set():
+        return JSON({"status": "loading", "progress": round(model.progress, 2)}, 503)
+    return JSON({"status": "ok"})
+
+
+def describe(state: State) -> dict[str, Any]:
+    """One entry of the model list; `meta` says what ran where."""
+    info = state.model.info
+    entry: dict[str, Any] = {
+        "id": state.names.served,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "portable",
+    }
+    if info is None:
+        return entry | {"meta": {"state": "loading"}}
+    meta = {
+        "state": "ready" if state.model.ready.is_set() else "loading",
+        "n_ctx": info.context,
+        "n_ctx_train": info.trained_context,
+        "n_params": info.parameters,
+        "n_vocab": info.vocabulary,
+        "size": info.size,
+        "description": info.description,
+        "placement": info.placement,
+    }
+    return entry | {"meta": meta}

@@ -1,0 +1,34 @@
+"""What every endpoint needs, made once for one application."""
+
+from __future__ import annotations
+
+import time
+
+from portable.engine.sequence import SamplingParams, layered
+from portable.server.config import ServerConfig
+from portable.server.generate import Generator
+from portable.server.model import ModelProcess
+from portable.server.names import Names
+
+
+class State:
+    """The served model, its names, and the sampling that holds where a request says nothing."""
+
+    def __init__(self, config: ServerConfig, model: ModelProcess) -> None:
+        self.config = config
+        self.model = model
+        self.names = Names(config.names, any_model=config.any_model)
+        self.generator = Generator(model, config)
+        self.created = int(time.time())
+
+    @property
+    def defaults(self) -> SamplingParams:
+        info, config = self.model.info, self.config
+        return layered(config.fallback, info.sampling if info else {}, config.sampling)
+
+    def clamped(self, max_tokens: int | None, prompt_tokens: int | None) -> dict[str, str]:
+        """A header that tells how many tokens are left when fewer than asked for."""
+        if max_tokens is None or prompt_tokens is None or self.model.info is None:
+            return {}
+        left = self.model.info.context - prompt_tokens
+        return {"x-portable-clamped": str(left)} if left < max_tokens else {}
