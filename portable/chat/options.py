@@ -1,0 +1,33 @@
+"""What a chat is asked to be: one frozen value; knows no terminal and no engine in action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from portable.engine.backend import ModelInfo
+from portable.engine.sequence import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Everything about a chat that is not about the model.
+
+    `system`: None is the chat template's own default, "" no system prompt. `params` may be a
+    function, asked once when the model is loaded, for defaults that come with the model. `stats`:
+    None is yes in a conversation and no for a single answer. `prompt` asks for a single answer.
+    `bare_commands` False lets `clear`, `exit` and the like be sent as messages. `thinking` is
+    given to the template as `enable_thinking`; None leaves it to the template.
+    """
+
+    system: str | None = None
+    params: SamplingParams | Callable[[ModelInfo], SamplingParams] = field(
+        default_factory=SamplingParams
+    )
+    stream: bool = True
+    stats: bool | None = None
+    result_path: Path | None = None
+    prompt: str | None = None
+    bare_commands: bool = True
+    thinking: bool | None = None

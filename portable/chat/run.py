@@ -1,0 +1,133 @@
+"""`portable chat`: load the model, then talk or answer once; knows modes, not their insides."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from portable.chat.answer import Answerer
+from portable.chat.ask import Ask, figures
+from portable.chat.commands import Reader
+from portable.chat.interrupt import on_interrupt
+from portable.chat.options import ChatOptions
+from portable.chat.record import Record
+from portable.chat.session import Conversation, Turn
+from portable.chat.talk import Talk
+from portable.chat.terminal import (
+    Terminal,
+    clean,
+    give_up_stdout,
+    is_terminal,
+    tolerate_any_text,
+    whisper,
+    write,
+)
+from portable.engine.config import EngineConfig
+from portable.engine.service import Service
+from portable.engine.worker import Streams
+from portable.progress import progress
+
+Say = Callable[[str], None]
+
+
+def run(config: EngineConfig, options: ChatOptions, say: Say) -> int:
+    """Chat at the terminal, or answer one prompt from `options.prompt`, stdin or both.
+
+    Returns the exit code: 0, or 130 by Ctrl-C. `say` gets one line about what ran where. Raises
+    PortableError when the model cannot be loaded or a single answer cannot be made.
+    """
+    tolerate_any_text()
+    try:
+        record = Record(options.result_path)
+        if options.prompt is None and is_terminal(sys.stdin):
+            return _with_model(config, options, say, lambda ask: _talk(ask, options, record))
+        prompt = _prompt(options.prompt)
+        if not prompt.strip():
+            say("There was nothing to ask: stdin is empty and no prompt was given.")
+            return 0
+        return _with_model(config, options, say, lambda ask: _once(ask, options, record, prompt))
+    except BrokenPipeError:
+        give_up_stdout()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _prompt(given: str | None) -> str:
+    """What is piped in, then what was given."""
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else _read_stdin()
+    return "\n\n".join(clean(part) for part in (piped, given or "") if part)
+
+
+def _read_stdin() -> str:
+    buffer = getattr(sys.stdin, "buffer", None)
+    text = buffer.read().decode("utf-8-sig", "replace") if buffer else sys.stdin.read()
+    return str(text).replace("\r\n", "\n").rstrip("\n")
+
+
+def _with_model(
+    config: EngineConfig, options: ChatOptions, say: Say, work: Callable[[Ask], int]
+) -> int:
+    streams = Streams()
+    service = _load(config, streams)
+    try:
+        info = service.info
+        say(
+            f"{config.model.stem}: {info.placement} ({service.offload_reason}),"
+            f" context {info.context} tokens, loaded in {info.load_seconds:.1f} s"
+        )
+        params = options.params(info) if callable(options.params) else options.params
+        return work(Answerer(service, streams, params, _template_options(options)))
+    finally:
+        service.close()
+
+
+def _template_options(options: ChatOptions) -> dict[str, Any]:
+    return {} if options.thinking is None else {"enable_thinking": options.thinking}
+
+
+def _load(config: EngineConfig, streams: Streams) -> Service:
+    """The model, with a bar at a terminal. Ctrl-C counts when llama.cpp has come back."""
+    pressed: list[bool] = []
+    with (
+        on_interrupt(lambda: pressed.append(True)),
+        progress(quiet=not is_terminal(sys.stderr)) as report,
+    ):
+        phase = f"loading {config.model.name}"
+        size = config.model.stat().st_size if config.model.is_file() else 0
+        service = Service(config, streams, lambda done: report(phase, int(done * size), size, ""))
+    if pressed:
+        service.close()
+        raise KeyboardInterrupt
+    return service
+
+
+def _talk(ask: Ask, options: ChatOptions, record: Record) -> int:
+    return Talk(
+        Conversation(options.system),
+        ask,
+        Terminal(),
+        record,
+        Reader(options.bare_commands),
+        stream=options.stream,
+        stats=options.stats is not False,
+    ).run()
+
+
+def _once(ask: Ask, options: ChatOptions, record: Record, prompt: str) -> int:
+    conversation = Conversation(options.system, [Turn("user", prompt)])
+    answer = ask(conversation.messages(), write if options.stream else _nowhere)
+    ending = "" if answer.text.endswith("\n") else "\n"
+    write(ending if options.stream else answer.text + ending)
+    if answer.cut:
+        whisper(f"The answer is cut: {answer.cut}.")
+    if options.stats and answer.usage:
+        whisper(figures(answer.usage, answer.context))
+    conversation.turns[0].answer = answer.text
+    record.append(answer.text, conversation.messages(), stopped=answer.stopped)
+    return 130 if answer.stopped else 0
+
+
+def _nowhere(text: str) -> None:
+    """For an answer that is shown whole at its end."""

