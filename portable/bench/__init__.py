@@ -1,0 +1,19 @@
+"""How fast a running server or a local model answers; does not know how either works inside."""
+
+from portable.bench.local import bench_model
+from portable.bench.options import BenchOptions, Prompt
+from portable.bench.render import render, to_json
+from portable.bench.report import Level, Machine, Report
+from portable.bench.server import bench_server
+
+__all__ = [
+    "BenchOptions",
+    "Level",
+    "Machine",
+    "Prompt",
+    "Report",
+    "bench_model",
+    "bench_server",
+    "render",
+    "to_json",
+]

@@ -1,0 +1,44 @@
+"""Which machine this is and how busy, for a truthful report; measures no speed itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from portable.bench.report import Machine
+
+
+def machine() -> Machine:
+    """This machine as it is now."""
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=_cores(),
+        physical_cores=psutil.cpu_count(logical=False),
+        load=_load(),
+        python=platform.python_version(),
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load() -> float | None:
+    with suppress(AttributeError, OSError):  # Windows has none
+        return round(os.getloadavg()[0], 2)
+    return None
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
