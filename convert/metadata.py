@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +16,6 @@ from convert.quants import Quant
 from convert.vocab import Vocab
 from portable.errors import CheckpointError
 
-log = logging.getLogger(__name__)
 QUANTIZATION_VERSION = 2
 SHA256_PLACE = "0" * 64
 POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
@@ -28,9 +26,12 @@ POOLING_FLAGS = (
 )
 
 
-def general(checkpoint: Checkpoint, name: str, parameters: int) -> KeyValues:
-    """`general.*`, by gguf's own reading of the model card, config and the repository's name."""
-    card = _card(checkpoint)
+def general(checkpoint: Checkpoint, name: str, parameters: int, warnings: list[str]) -> KeyValues:
+    """`general.*`, by gguf's own reading of the model card, config and the repository's name.
+
+    A model card is free text: what cannot be stored is left out, and said in `warnings`.
+    """
+    card = _card(checkpoint, warnings)
     config = {k: v for k, v in checkpoint.config.items() if k != "_name_or_path" or _is_text(v)}
     found = gguf.Metadata()
     _sampling(found, checkpoint)
@@ -45,11 +46,13 @@ def general(checkpoint: Checkpoint, name: str, parameters: int) -> KeyValues:
     try:
         found.set_gguf_meta_model(writer)
     except (TypeError, AttributeError, KeyError) as error:
-        log.warning("the model card is not used: %s", error)
+        warnings.append(f"the model card is not used: {error}")
         writer = gguf.GGUFWriter(None, "")
         writer.add_name(name)
     plain = {key: _plain(value) for key, value in writer.kv_data[0].items()}
-    return {key: value for key, value in plain.items() if _usable(key, *value)}
+    usable = {key: value for key, value in plain.items() if storable(*value)}
+    warnings += [f"{key} is left out: {plain[key][1]!r:.60}" for key in plain.keys() - usable]
+    return {key: value for key, value in usable.items() if _says_something(key, value[1])}
 
 
 def keys(
@@ -100,12 +103,12 @@ def _version() -> str:
         return "0"
 
 
-def _card(checkpoint: Checkpoint) -> dict[str, Any]:
+def _card(checkpoint: Checkpoint, warnings: list[str]) -> dict[str, Any]:
     """The front matter of README.md; a broken one is worth a warning, not the conversion."""
     try:
         found = gguf.Metadata.load_model_card(checkpoint.folder)
     except Exception as error:  # YAML has many ways to be wrong
-        log.warning("README.md is not used: %s", error)
+        warnings.append(f"README.md is not used: {str(error).splitlines()[0]}")
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -154,14 +157,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _usable(key: str, kind: str, value: Any) -> bool:
-    """A model card is free text: what cannot be stored as its key wants is left out."""
-    if key == "general.architecture" or value in ("", []):
-        return False
-    if storable(kind, value):
-        return True
-    log.warning("%s is left out: %r", key, value)
-    return False
+def _says_something(key: str, value: Any) -> bool:
+    return key != "general.architecture" and value not in ("", [])
 
 
 def _plain(value: Any) -> tuple[str, Any]:

@@ -60,7 +60,7 @@ def convert(
         parameters=plan.parameters,
         quant=quant,
         architecture=plan.family.GGUF,
-        warnings=plan.warnings,
+        warnings=tuple(plan.warnings),
     )
 
 
@@ -93,11 +93,12 @@ class Plan:
         sizes = self.family.sizes(self.config)
         checkpoint.open_tensors()
         placed = place(self.family, sizes, checkpoint.tensors)
-        self.jobs, self.warnings = self._jobs(placed, sizes)
+        self.warnings: list[str] = []
+        self.jobs = self._jobs(placed, sizes)
         infos = [job.info for job in self.jobs]
         self.parameters = sum(_values(info) for info in infos)
         vocab = read_vocab(checkpoint, self.family.VOCAB, sizes["vocab"], raw)
-        general = metadata.general(checkpoint, name, self.parameters)
+        general = metadata.general(checkpoint, name, self.parameters, self.warnings)
         self.keys: KeyValues = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
@@ -106,9 +107,7 @@ class Plan:
                 raise CheckpointError(f"{key} holds a value that a GGUF file cannot store")
         self.infos = infos
 
-    def _jobs(
-        self, placed: list[Placed], sizes: Mapping[str, int]
-    ) -> tuple[list[Job], tuple[str, ...]]:
+    def _jobs(self, placed: list[Placed], sizes: Mapping[str, int]) -> list[Job]:
         """In llama.cpp's order, because the mix counts tensors as they come."""
         extra = self.family.extra_tensors(self.config)
         found = {tensor.name: tensor for tensor in placed}
@@ -126,7 +125,12 @@ class Plan:
             tensor = found[name]
             dims = tensor.stored.shape
             jobs.append(Job(Info(name, dims, mix.type_of(name, dims)), tensor.stored, tensor.turn))
-        return jobs, _warnings(mix, len(names))
+        if mix.fallbacks:
+            self.warnings.append(
+                f"{len(mix.fallbacks)} of {len(names)} tensors have rows that {mix.quant.name} "
+                "cannot divide: they take a larger type"
+            )
+        return jobs
 
     def _check(self, found: Mapping[str, Placed]) -> None:
         for tensor in found.values():
@@ -179,12 +183,3 @@ def _values(info: Info) -> int:
     for n in info.shape:
         out *= n
     return out
-
-
-def _warnings(mix: Mix, tensors: int) -> tuple[str, ...]:
-    if not mix.fallbacks:
-        return ()
-    return (
-        f"{len(mix.fallbacks)} of {tensors} tensors have rows that {mix.quant.name} cannot divide: "
-        "they take a larger type",
-    )
