@@ -18,7 +18,7 @@ from portable.bench import BenchOptions, Report, bench_model, bench_server, rend
 from portable.bench.answer import Answer, Sample
 from portable.bench.report import level, percentile
 from portable.bench.server import parse_url
-from portable.bench.wire import read_chunk
+from portable.bench.wire import failure, read_chunk
 from portable.bench.workload import Workload
 from portable.engine.config import EngineConfig
 from portable.errors import NetworkError, UsageError
@@ -111,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
     def handle_error(self, *args: object) -> None:
         """A client that leaves early is no news."""
 
@@ -199,7 +201,7 @@ def test_key_and_model_are_sent_and_a_short_answer_is_noted(url: str, habits: Ha
     assert set(habits.keys) == {"Bearer sk-test"}
     assert {body["model"] for body in habits.bodies} == {"mine"}
     assert report.levels[0].ended_early == 1
-    assert "1 client: 1 answers ended before 64 tokens" in render(report)
+    assert "1 client: 1 of 1 answers ended before 64 tokens" in render(report)
     assert "sk-test" not in to_json(report) + render(report)
 
 
@@ -328,6 +330,17 @@ def test_prefill_is_estimated_for_one_client_and_no_shared_prompt() -> None:
     assert level(1, samples, 3.0, BenchOptions()).prefill_rate == 10.0
     assert level(4, samples, 3.0, BenchOptions()).prefill_rate is None
     assert level(1, samples, 3.0, BenchOptions(prompt="shared")).prefill_rate is None
+
+
+def test_a_refusal_is_one_line() -> None:
+    assert failure(404, b"<html>\n<p>gone</p>\n") == "HTTP 404: <html> <p>gone</p>"
+    assert failure(401, b'{"detail": "no key"}') == "HTTP 401: no key"
+    assert failure(502, b"") == "HTTP 502"
+
+
+def test_a_password_in_the_address_is_not_reported(url: str) -> None:
+    report = bench_server(url.replace("//", "//me:secret@"), TWO, quiet)
+    assert report.target == f"{url}/v1" and report.errors == 0
 
 
 def test_percentile_is_a_measured_value() -> None:

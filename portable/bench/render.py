@@ -105,8 +105,11 @@ def _level_notes(level: Level, max_tokens: int) -> list[str]:
         notes.append(f"{at}: {level.errors} of {level.requests} failed, the first: {level.error}")
     if level.counted:
         notes.append(
-            f"{at}: {level.counted} answers came without usage, tokens are their pieces of text"
+            f"{at}: {level.counted} of {level.ok} answers came without usage: "
+            "their tokens are pieces of text"
         )
     if level.ended_early:
-        notes.append(f"{at}: {level.ended_early} answers ended before {max_tokens} tokens")
+        notes.append(
+            f"{at}: {level.ended_early} of {level.ok} answers ended before {max_tokens} tokens"
+        )
     return notes

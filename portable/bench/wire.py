@@ -93,7 +93,7 @@ def failure(status: int, body: bytes) -> str:
         words = body.decode("utf-8", "replace")
     else:
         words = _words(told.error or told.detail or told.message or "")
-    return f"HTTP {status}: {words}" if words else f"HTTP {status}"
+    return " ".join(f"HTTP {status}: {words}".split()).removesuffix(":")
 
 
 def first_model(body: bytes) -> str | None:
