@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -10,6 +9,7 @@ from portable.errors import CheckpointError
 
 MAX_LAYERS = 512
 MAX_COUNT = 1 << 31
+MAX_NUMBER = 1e30
 
 
 class Config:
@@ -39,7 +39,7 @@ class Config:
         return value
 
     def number(self, key: str) -> float:
-        """A finite number above 0."""
+        """A number above 0 that float32 can hold."""
         value = self.values.get(key)
         if not is_number(value) or not value > 0:
             raise self.bad(key, "a number above 0")
@@ -84,4 +84,5 @@ class Config:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+    """A number within float32's range: JSON's reach to 1e308 and beyond, and Python reads NaN."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= MAX_NUMBER

@@ -167,6 +167,8 @@ LIES: list[tuple[str, Any]] = [
     ("rms_norm_eps", 0),
     ("rms_norm_eps", "small"),
     ("rms_norm_eps", math.nan),
+    ("rms_norm_eps", 10**400),
+    ("rope_theta", 1e308),
     ("rope_theta", -1.0),
     ("rope_theta", "10000"),
     ("rope_theta", math.inf),

@@ -231,3 +231,31 @@ def test_tokenizer_model_cut_short(tmp_path: Path) -> None:
 def test_tokens_that_steer_are_control_whatever_their_flag() -> None:
     assert all(map(looks_special, ["<|im_end|>", "<｜User｜>", "<unused7>", "<pad>"]))
     assert not any(map(looks_special, ["<tool_call>", "hello", "|>", ""]))
+
+
+@pytest.mark.parametrize("name", ["cls", "sep", "unk"])
+def test_an_encoder_without_its_frame_would_abort_llama_cpp(name: str, tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "bert")
+    edit(folder, "tokenizer_config.json", lambda found: found.update({f"{name}_token": [1]}))
+    with pytest.raises(CheckpointError, match=f"name no .{name.upper()}. token"):
+        convert(folder, tmp_path / "out.gguf")
+
+
+def test_a_normalizer_flag_that_is_no_flag_is_not_written(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "bert")
+    edit(folder, "tokenizer.json", lambda found: found["normalizer"].update(lowercase=[]))
+    keys = Gguf(convert(folder, tmp_path / "out.gguf").path).keys
+    assert "tokenizer.ggml.normalizer.lowercase" not in keys
+
+
+def test_no_byte_tokens_would_end_llama_cpp_at_first_use(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "mistral")
+
+    def without_bytes(found: Any) -> None:
+        vocab = found["model"]["vocab"]
+        for byte in range(256):
+            vocab[f"byte{byte}"] = vocab.pop(f"<0x{byte:02X}>")
+
+    edit(folder, "tokenizer.json", without_bytes)
+    with pytest.raises(CheckpointError, match="no byte tokens"):
+        convert(folder, tmp_path / "out.gguf")

@@ -224,7 +224,7 @@ def normalizer_keys(normalizer: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"{key}.strip_accents", True
     elif kind == "BertNormalizer":
         for name in ("lowercase", "strip_accents"):
-            if normalizer.get(name) is not None:
+            if isinstance(normalizer.get(name), bool):
                 yield f"{key}.{name}", normalizer[name]
     elif kind == "Sequence":
         for part in normalizer.get("normalizers") or []:

@@ -51,8 +51,19 @@ def check(vocab: Vocab, size: int) -> None:
     for key, value in vocab.keys.items():
         if key.endswith("_token_id") and not 0 <= value < size:
             raise CheckpointError(f"{key} is {value}, but there are {size} tokens")
+    if vocab.model == "bert":
+        _check_frame(vocab)
     if vocab.model == "llama" and BYTE not in vocab.types:
         raise CheckpointError("the tokenizer has no byte tokens, which llama.cpp needs")
+
+
+def _check_frame(vocab: Vocab) -> None:
+    """llama.cpp frames every text of an encoder, by default with ids of a vocabulary of 30,522."""
+    for name, shown in (("bos", "CLS"), ("eos", "SEP"), ("seperator", "SEP"), ("unknown", "UNK")):
+        if f"tokenizer.ggml.{name}_token_id" not in vocab.keys:
+            raise CheckpointError(
+                f"the tokenizer files name no [{shown}] token", hint="download tokenizer.json again"
+            )
 
 
 def reversed_vocab(by_token: Mapping[str, int], size: int) -> dict[int, str]:
