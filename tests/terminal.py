@@ -1,6 +1,6 @@
 """Starts `portable.chat` as a process of its own, the way the command line does.
 
-    python -m tests.terminal '{"prompt": "Hi", "params": {"seed": 1}, "config": {"context": 512}}'
+python -m tests.terminal '{"prompt": "Hi", "params": {"seed": 1}, "config": {"context": 512}}'
 """
 
 from __future__ import annotations

@@ -94,9 +94,10 @@ def _load(config: EngineConfig, streams: Streams) -> Service:
         on_interrupt(lambda: pressed.append(True)),
         progress(quiet=not is_terminal(sys.stderr)) as report,
     ):
-        phase = f"loading {config.model.name}"
         size = config.model.stat().st_size if config.model.is_file() else 0
-        service = Service(config, streams, lambda done: report(phase, int(done * size), size, ""))
+        service = Service(
+            config, streams, lambda done: report("loading", int(done * size), size, "")
+        )
     if pressed:
         service.close()
         raise KeyboardInterrupt

@@ -165,7 +165,7 @@ class Talk:
             )
         if answer.cut:
             self.screen.tell(f"The answer is cut: {answer.cut}.")
-        if self.stats and answer.usage:
+        if self.stats and answer.text and answer.usage:
             self.screen.whisper(figures(answer.usage, answer.context))
 
     def _keep(self, turn: Turn, answer: Answer) -> bool:

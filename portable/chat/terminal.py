@@ -28,6 +28,10 @@ from portable.chat.talk import Interrupted
 # What a model writes must not move the cursor or set the title: no control characters but these.
 _HARMLESS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
+# prompt_toolkit moves the cursor over a blank that has no colour; programs that drive the chat wait
+# for "<<< " to the letter.
+_LITERAL = "fg:ansidefault"
+
 
 class Terminal:
     """Implements `Screen`. Writes to stdout fail with BrokenPipeError when the reader is gone."""
@@ -89,9 +93,9 @@ def _is_dumb() -> bool:
 def _plain(prompt: str) -> str:
     try:
         return input(prompt)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError) as error:
         print(file=sys.stderr, flush=True)
-        raise Interrupted(typed=False) from None
+        raise Interrupted(typed=False) if isinstance(error, KeyboardInterrupt) else error from None
 
 
 def _editor() -> Callable[[str], str]:
@@ -106,7 +110,7 @@ def _editor() -> Callable[[str], str]:
 
     def read(prompt: str) -> str:
         try:
-            return session.prompt(prompt)
+            return session.prompt([(_LITERAL, prompt)])
         except KeyboardInterrupt:
             raise Interrupted(typed=bool(session.default_buffer.text)) from None
 
