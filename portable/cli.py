@@ -14,7 +14,15 @@ import typer
 
 from portable import __version__
 from portable.errors import PortableError
-from portable.flags import Running, Sampling, Source, boolean, folder_or_file, spread
+from portable.flags import (
+    Running,
+    Sampling,
+    Source,
+    boolean,
+    folder_or_file,
+    numbers,
+    spread,
+)
 
 if TYPE_CHECKING:
     from portable.engine.config import EngineConfig
@@ -196,6 +204,44 @@ def serve(
     return serve(engine(found, running, slots=parallel), config, say)
 
 
+@app.command()
+@edge
+def bench(
+    running: Running,
+    target: Annotated[
+        str | None,
+        typer.Argument(help="URL of a server, or a model to run here.", show_default=False),
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Clients at once, level by level.")] = "1,4,8",
+    requests: Annotated[int, typer.Option(help="Requests a level.")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Tokens an answer.")] = 64,
+    prompt: Annotated[str, typer.Option(help="short, long, shared or mixed.")] = "short",
+    model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="PORTABLE_API_KEY")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False,
+) -> int:
+    """Measure a running server, or a model on this machine."""
+    from portable import bench as benchmark
+
+    options = benchmark.BenchOptions(
+        clients=numbers("--clients", clients),
+        requests=requests,
+        max_tokens=max_tokens,
+        prompt=prompt,  # type: ignore[arg-type]  (BenchOptions checks it)
+        api_key=api_key,
+        model=model,
+    )
+    if target and "://" in target and not target.startswith(("ms://", "hf://", "modelscope://")):
+        report = benchmark.bench_server(target, options, say)
+    else:
+        found = obtained(Source(model=target, offline=offline))
+        slots = min(64, max(options.clients))
+        report = benchmark.bench_model(engine(found, running, slots=slots), options, say)
+    print(benchmark.to_json(report) if as_json else benchmark.render(report))
+    return 1 if report.errors else 0
+
+
 def obtained(source: Source) -> Model:
     """The GGUF to run, downloaded and converted first if need be."""
     from portable.obtain import obtain
@@ -215,7 +261,7 @@ def obtained(source: Source) -> Model:
 
 def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
     """The engine's configuration for this model."""
-    from portable.engine.config import EngineConfig, parse_flash_attention, parse_gpu_layers
+    from portable.engine.config import EngineConfig, parse_gpu_layers
 
     return EngineConfig(
         found.path,
@@ -223,7 +269,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         slots=slots,
         threads=running.threads,
         gpu_layers=parse_gpu_layers(running.gpu_layers),
-        flash_attention=parse_flash_attention(running.flash_attention),
+        flash_attention=running.flash_attention,
         mmap=running.mmap,
     )
 

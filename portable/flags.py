@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from portable.engine.config import FlashAttention
 from portable.errors import UsageError
 
 
@@ -45,7 +46,7 @@ class Running:
         "auto"
     )
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one per physical core.")] = 0
-    flash_attention: Annotated[str, typer.Option(help="auto, on or off.")] = "auto"
+    flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = "auto"
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = True
 
 
@@ -119,6 +120,14 @@ def boolean(flag: str, text: str) -> bool:
     if text.lower() in ("false", "0", "no"):
         return False
     raise UsageError(f"{flag} {text} is neither true nor false")
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """`1,4,8` as numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no list of numbers", hint="such as 1,4,8") from None
 
 
 def folder_or_file(output: Path | None, name: str) -> Path:

@@ -10,7 +10,6 @@ from portable.errors import UsageError
 
 GpuLayers = int | Literal["auto", "all"]
 FlashAttention = Literal["auto", "on", "off"]
-FLASH_ATTENTION: tuple[FlashAttention, ...] = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,6 @@ class EngineConfig:
             _within("gpu layers", self.gpu_layers, 0, 1024)
         elif self.gpu_layers not in ("auto", "all"):
             raise UsageError(f"gpu layers is {self.gpu_layers!r}", hint="auto, all or a number")
-
-
-def parse_flash_attention(text: str) -> FlashAttention:
-    """`auto`, `on` or `off`, as written on a command line."""
-    for known in FLASH_ATTENTION:
-        if text.strip().lower() == known:
-            return known
-    raise UsageError(f"--flash-attention {text!r} is not known", hint="auto, on or off")
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

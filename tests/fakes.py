@@ -1,0 +1,121 @@
+"""A backend without weights: bytes are tokens, and the answer follows from what the cache holds.
+
+If the engine put a wrong token, a wrong position or a wrong slot into a batch, the answer would be
+wrong or an assertion here would fail. So every test that compares answers tests the bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from portable.engine.backend import Aborted, CacheFull
+from portable.engine.config import EngineConfig
+from portable.engine.engine import Engine
+from portable.engine.sequence import Delta, SamplingParams, Slice
+
+END = 256
+ASK = b">"  # where a prompt ends
+
+
+def shout(prompt: bytes) -> bytes:
+    """The answer to a prompt: itself, in capitals."""
+    return prompt.upper() + b"!"
+
+
+class FakeBackend:
+    """Answers every prompt that ends in `>` by `answer`, one byte a token."""
+
+    vocabulary = 257
+    can_keep_part = True
+
+    def __init__(
+        self, cells: int = 1 << 20, context: int = 0, answer: Callable[[bytes], bytes] = shout
+    ) -> None:
+        self.cells = cells
+        self.context = context or cells
+        self.answer = answer
+        self.slots: dict[int, list[int]] = {}
+        self.batches: list[list[tuple[str, int]]] = []
+        self.faults: list[Exception] = []
+        self.bad_rows: set[str] = set()
+        self.aborted = 0
+
+    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
+        if self.faults:
+            raise self.faults.pop(0)
+        held = sum(map(len, self.slots.values()))
+        if held + sum(part.count for part in slices) > self.cells:
+            raise CacheFull
+        self.batches.append([(part.sequence.id, part.count) for part in slices])
+        rows = [self._row(part) for part in slices]
+        return np.array([row for row in rows if row is not None], np.float32)
+
+    def keep(self, slot: int, count: int) -> None:
+        assert count <= len(self.slots.get(slot, [])), "keeps more than the slot holds"
+        self.slots[slot] = self.slots.get(slot, [])[:count]
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        assert not self.slots.get(slot), "copies into a slot that is not empty"
+        assert count <= len(self.slots[source])
+        self.slots[slot] = self.slots[source][:count]
+
+    def abort(self) -> None:
+        self.aborted += 1
+        self.faults.append(Aborted())
+
+    def close(self) -> None: ...
+
+    def _row(self, part: Slice) -> npt.NDArray[np.float32] | None:
+        held = self.slots.setdefault(part.sequence.slot, [])
+        assert part.start == len(held), "a gap or a repetition in the positions"
+        held += part.tokens
+        if not part.wants_logits:
+            return None
+        prompt, _, said = bytes(held).rpartition(ASK)
+        answer = [*self.answer(prompt), END]
+        row = np.zeros(self.vocabulary, np.float32)
+        row[answer[len(said)]] = 10
+        if part.sequence.id in self.bad_rows:
+            row[3] = np.nan
+        return row
+
+
+def make_engine(backend: FakeBackend | None = None, **options: int | bool) -> Engine:
+    """An engine on a fake backend; options are EngineConfig's."""
+    from pathlib import Path
+
+    return Engine(backend or FakeBackend(), EngineConfig(Path("fake.gguf"), **options))
+
+
+GREEDY = SamplingParams(temperature=0)
+
+
+def ask(engine: Engine, id: str, prompt: str, params: SamplingParams = GREEDY) -> None:
+    engine.add(id, list(prompt.encode() + ASK), params)
+
+
+def run(engine: Engine, most: int = 100_000) -> dict[str, list[Delta]]:
+    """Step until there is nothing left to do; deltas by request."""
+    deltas: dict[str, list[Delta]] = {}
+    for _ in range(most):
+        if not engine.has_work:
+            return deltas
+        for delta in engine.step():
+            deltas.setdefault(delta.id, []).append(delta)
+    raise AssertionError("the engine never comes to an end")
+
+
+def text(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)

@@ -1,0 +1,230 @@
+"""The engine through its seam: batching, prefixes, eviction, cancellation, ends."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FakeBackend, ask, make_engine, run, shout, text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portable.engine.backend import Aborted, CacheFull
+from portable.engine.sequence import SamplingParams
+from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest
+
+
+def test_one_request_is_answered_and_counted() -> None:
+    engine = make_engine()
+    ask(engine, "a", "hello")
+    deltas = run(engine)["a"]
+    assert text(deltas) == "HELLO!"
+    assert deltas[-1].finish_reason == "stop"
+    usage = deltas[-1].usage
+    assert usage and (usage.prompt_tokens, usage.completion_tokens) == (6, 6)
+
+
+def test_many_requests_share_steps_and_get_their_own_answers() -> None:
+    engine = make_engine(slots=4)
+    for i in range(20):
+        ask(engine, f"r{i}", f"prompt {i} " * (i + 1))
+    answers = run(engine)
+    assert all(text(answers[f"r{i}"]) == f"PROMPT {i} " * (i + 1) + "!" for i in range(20))
+    batches = engine.backend.batches  # type: ignore[attr-defined]
+    assert max(len(batch) for batch in batches) == 4
+
+
+def test_a_long_prompt_is_cut_and_never_stalls_a_running_answer() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, step_tokens=64, shared_step_tokens=16)
+    ask(engine, "running", "x" * 40)
+    engine.step()
+    ask(engine, "long", "y" * 500)
+    run(engine)
+    assert max(sum(count for _, count in batch) for batch in backend.batches) <= 64
+    with_long = [batch for batch in backend.batches[1:] if ("long", 16) in batch]
+    assert len(with_long) > 10
+    assert all(("running", 1) in batch for batch in with_long[:10])
+
+
+def test_the_next_turn_decodes_only_what_is_new() -> None:
+    backend = FakeBackend(answer=lambda prompt: b"ok")
+    engine = make_engine(backend)
+    ask(engine, "one", "first turn")
+    run(engine)
+    backend.batches.clear()
+    ask(engine, "two", "first turn>ok second")
+    deltas = run(engine)["two"]
+    usage = deltas[-1].usage
+    assert text(deltas) == "ok"
+    assert usage and usage.cached_tokens == len("first turn>ok")
+    assert backend.batches[0] == [("two", len(" second>"))]
+
+
+def test_a_busy_prefix_is_shared_by_copy() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, slots=4)
+    ask(engine, "a", "system prompt " * 10 + "A")
+    engine.step()
+    ask(engine, "b", "system prompt " * 10 + "B")
+    answers = run(engine)
+    assert text(answers["b"]) == "SYSTEM PROMPT " * 10 + "B!"
+    usage = answers["b"][-1].usage
+    assert usage and usage.cached_tokens == 140
+
+
+def test_the_same_prompt_again_uses_the_same_slot() -> None:
+    backend = FakeBackend(answer=lambda prompt: b"a long answer " * 20)
+    engine = make_engine(backend, slots=4)
+    for id in ("one", "two", "three"):
+        ask(engine, id, "short")
+        run(engine)
+    assert [slot for slot, held in backend.slots.items() if held] == [0]
+
+
+def test_without_prefix_cache_nothing_is_kept() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, prefix_cache=False)
+    ask(engine, "a", "hello")
+    run(engine)
+    ask(engine, "b", "hello")
+    usage = run(engine)["b"][-1].usage
+    assert usage and usage.cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "steps", [0, 1, 3, 12], ids=["queued", "reading", "reading on", "answering"]
+)
+def test_cancelled_anywhere_the_others_go_on(steps: int) -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, slots=2, step_tokens=16, shared_step_tokens=8)
+    ask(engine, "kept", "keep me")
+    ask(engine, "left", "x" * 60)
+    for _ in range(steps):
+        engine.step()
+    delta = engine.cancel("left")
+    assert delta and delta.finish_reason == "cancelled"
+    answers = run(engine)
+    assert text(answers.get("kept", [])).endswith("!") or steps == 12
+    assert not any("left" in dict(batch) for batch in backend.batches[steps:])
+    assert not any(slot.busy for slot in engine.scheduler.prefix.slots)
+
+
+def test_a_full_cache_sends_the_newest_back_and_loses_nothing() -> None:
+    backend = FakeBackend(cells=100)
+    engine = make_engine(backend, slots=4)
+    prompts = {f"r{i}": f"{i}" * 30 for i in range(4)}
+    for id, prompt in prompts.items():
+        ask(engine, id, prompt)
+    answers = run(engine)
+    assert {id: text(d) for id, d in answers.items()} == {i: p + "!" for i, p in prompts.items()}
+
+
+def test_a_cache_that_is_fuller_than_counted_is_relieved() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend)
+    ask(engine, "a", "hello")
+    ask(engine, "b", "world")
+    backend.faults = [CacheFull()]
+    answers = run(engine)
+    assert (text(answers["a"]), text(answers["b"])) == ("HELLO!", "WORLD!")
+
+
+def test_a_cache_too_small_for_one_is_an_error() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend)
+    ask(engine, "a", "hello")
+    backend.faults = [CacheFull()]
+    with pytest.raises(EngineError):
+        run(engine)
+    assert engine.fail(EngineError("gone"))[0].finish_reason == "error"
+    assert not engine.has_work
+
+
+def test_an_aborted_step_is_planned_again() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend)
+    ask(engine, "a", "hello")
+    backend.faults = [Aborted(), Aborted()]
+    assert text(run(engine)["a"]) == "HELLO!"
+
+
+def test_numbers_that_are_none_end_one_request_only() -> None:
+    backend = FakeBackend()
+    backend.bad_rows = {"bad"}
+    engine = make_engine(backend)
+    ask(engine, "bad", "hello")
+    ask(engine, "good", "world")
+    answers = run(engine)
+    assert answers["bad"][-1].error and answers["bad"][-1].error[0] == "non_finite_logits"
+    assert text(answers["good"]) == "WORLD!"
+    assert not backend.slots[0], "the cells of a broken request must not be used again"
+
+
+@pytest.mark.parametrize(
+    ("params", "answer", "reason"),
+    [
+        (SamplingParams(temperature=0, max_tokens=3), "HEL", "length"),
+        (SamplingParams(temperature=0, max_tokens=0), "", "length"),
+        (SamplingParams(temperature=0, max_tokens=999), "HELLO!", "stop"),
+        (SamplingParams(temperature=0, stop=("LO",)), "HEL", "stop"),
+        (SamplingParams(temperature=0, stop=("LOX", "Q")), "HELLO!", "stop"),
+    ],
+)
+def test_ends(params: SamplingParams, answer: str, reason: str) -> None:
+    engine = make_engine()
+    ask(engine, "a", "hello", params)
+    deltas = run(engine)["a"]
+    assert (text(deltas), deltas[-1].finish_reason) == (answer, reason)
+
+
+def test_the_context_ends_an_answer() -> None:
+    engine = make_engine(FakeBackend(cells=16))
+    ask(engine, "a", "0123456789")
+    deltas = run(engine)["a"]
+    assert (text(deltas), deltas[-1].finish_reason) == ("01234", "length")
+
+
+def test_prompts_that_cannot_be_answered_are_refused() -> None:
+    engine = make_engine(FakeBackend(cells=16))
+    with pytest.raises(ContextLengthExceeded, match=r"16 tokens.*16"):
+        engine.add("a", [1] * 16, SamplingParams())
+    with pytest.raises(InvalidRequest, match="empty"):
+        engine.add("a", [], SamplingParams())
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        engine.add("a", [999], SamplingParams())
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        engine.add("a", [1], SamplingParams(logit_bias={999: 1.0}))
+    assert not engine.has_work
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    prompts=st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=12),
+    slots=st.integers(1, 5),
+    step=st.integers(1, 20),
+    cells=st.integers(90, 300),
+    cancelled=st.sets(st.integers(0, 11), max_size=4),
+    when=st.integers(0, 30),
+)
+def test_any_mix_comes_to_its_end_with_the_right_answers(
+    prompts: list[str], slots: int, step: int, cells: int, cancelled: set[int], when: int
+) -> None:
+    engine = make_engine(
+        FakeBackend(cells=cells),
+        slots=slots,
+        step_tokens=step,
+        shared_step_tokens=max(1, step // 2),
+    )
+    answers: dict[str, str] = {}
+    for i, prompt in enumerate(prompts):
+        ask(engine, str(i), prompt)
+    for _ in range(when):
+        for delta in engine.step():
+            answers[delta.id] = answers.get(delta.id, "") + delta.text
+    for i in cancelled:
+        engine.cancel(str(i))
+    for id, deltas in run(engine).items():
+        answers[id] = answers.get(id, "") + text(deltas)
+    for i, prompt in enumerate(prompts):
+        if i not in cancelled:
+            assert answers[str(i)] == shout(prompt.encode()).decode()
+    assert not any(slot.busy for slot in engine.scheduler.prefix.slots)
