@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,14 @@ class Checkpoint:
     """A folder as a hub serves it. Nothing in it is ever executed: no pickle, no `auto_map`."""
 
     def __init__(self, folder: Path) -> None:
-        if not folder.exists():
-            raise CheckpointError(f"{folder} does not exist", hint="name a checkpoint folder")
-        if not folder.is_dir():
+        try:
+            mode = folder.stat().st_mode
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(
+                f"{folder!s:.200} cannot be used: {reason}", hint="name a checkpoint folder"
+            ) from error
+        if not stat.S_ISDIR(mode):
             raise CheckpointError(
                 f"{folder} is not a folder", hint="name the folder that holds config.json"
             )
@@ -43,15 +49,25 @@ class Checkpoint:
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
-    def text(self, name: str) -> str | None:
-        """A text file of the folder, or None when it is not there."""
+    def data(self, name: str) -> bytes | None:
+        """A small file of the folder, or None when it is not there."""
         try:
             if (self.folder / name).stat().st_size > MAX_JSON:
                 raise CheckpointError(f"{name} is too large", hint="download the checkpoint again")
-            text = (self.folder / name).read_text(encoding="utf-8")
+            return (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise CheckpointError(f"{name} cannot be read: {error.strerror}") from error
+
+    def text(self, name: str) -> str | None:
+        """A text file of the folder, or None when it is not there."""
+        data = self.data(name)
+        if data is None:
+            return None
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
             raise CheckpointError(f"{name} cannot be read: {error}") from error
         if text.startswith("version https://git-lfs"):
             raise CheckpointError(

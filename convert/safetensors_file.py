@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from portable.errors import CheckpointError
+from portable.errors import CheckpointError, DiskError
 
 MAX_HEADER = 100 << 20
 ITEM_BYTES = {
@@ -68,9 +68,8 @@ class SafetensorsFile:
         """Exactly `count` bytes at `start`."""
         out = np.empty(count, np.uint8)
         view, done = out.data, 0
-        self._file.seek(start)
         while done < count:
-            got = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            got = self._read_into(view[done:], start + done)
             if not got:
                 raise CheckpointError(
                     f"{self.path.name} became shorter while it was read",
@@ -78,6 +77,15 @@ class SafetensorsFile:
                 )
             done += got
         return out
+
+    def _read_into(self, view: memoryview, start: int) -> int:
+        try:
+            self._file.seek(start)
+            return self._file.readinto(view) or 0  # type: ignore[attr-defined]
+        except OSError as error:
+            raise DiskError(
+                f"{self.path} cannot be read: {error.strerror}", hint="check the disk"
+            ) from error
 
     def _stat(self) -> tuple[int, int]:
         stat = os.fstat(self._file.fileno())

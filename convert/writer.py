@@ -26,7 +26,10 @@ def check_output(path: Path, source: Path) -> None:
     text = str(path)
     if any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text):
         raise UsageError(f"the output name {text!r} holds control characters", param="output")
-    problem = _problem(path, source)
+    try:
+        problem = _problem(path, source)
+    except OSError as error:
+        problem = f"cannot be used: {error.strerror}"
     if problem:
         raise UsageError(f"{path} {problem}", hint="choose another --output", param="output")
 
@@ -74,9 +77,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def remove_partials(path: Path) -> None:
     """What a killed conversion left: whoever holds the lock knows that nobody writes it."""
-    for partial in path.parent.iterdir():
-        if partial.name.startswith(f".{path.name}.") and partial.name.endswith(".partial"):
-            with suppress(OSError):
+    with suppress(OSError):
+        for partial in path.parent.iterdir():
+            if partial.name.startswith(f".{path.name}.") and partial.name.endswith(".partial"):
                 partial.unlink()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,7 +20,14 @@ from checkpoints import tiny
 from safetensors.numpy import load_file, save_file
 
 from convert import check_config, convert
-from portable.errors import CheckpointError, PortableError, UnsupportedModel, UsageError
+from convert.checkpoint import Checkpoint
+from portable.errors import (
+    CheckpointError,
+    DiskError,
+    PortableError,
+    UnsupportedModel,
+    UsageError,
+)
 
 
 def refused(folder: Path, kind: type[PortableError], match: str, **options: Any) -> PortableError:
@@ -71,7 +79,8 @@ def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", CheckpointError, "does not exist")
+    refused(tmp_path / "nowhere", CheckpointError, "No such file")
+    refused(tmp_path / ("x" * 300), CheckpointError, "cannot be used")
 
 
 def test_a_file_for_a_folder(tmp_path: Path) -> None:
@@ -383,6 +392,7 @@ def outputs(tmp_path: Path, model: Path) -> dict[str, Path]:
         "control characters": tmp_path / "a\nb.gguf",
         "control characters ": tmp_path / "a\ud800.gguf",
         "not a usable file name": tmp_path / ("x" * 250),
+        "cannot be used": tmp_path / ("y" * 300) / "x.gguf",
         "is a folder|not a usable": Path("/"),
     }
 
@@ -464,3 +474,15 @@ def test_a_special_id_beyond_the_tokens(model: Path) -> None:
     edit_json(model / "config.json", lambda c: c.update(bos_token_id=10**6))
     edit_json(model / "tokenizer_config.json", lambda c: c.pop("bos_token"))
     refused(model, CheckpointError, "bos_token_id is 1000000")
+
+
+def test_a_disk_that_cannot_be_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            if self.tell() >= 8:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(Path, "open", lambda path, *args, **options: Broken(path))
+    with pytest.raises(DiskError, match="cannot be read: Input/output error"):
+        Checkpoint(model).open_tensors()

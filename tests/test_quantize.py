@@ -66,7 +66,7 @@ def peer(source: Path, target: Path, ftype: int) -> bool:
 def test_equals_llama_model_quantize(model: Path, quant: str, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     if not peer(model / "lossless.gguf", theirs, QUANTS[quant].ftype):
-        with pytest.raises(UsageError, match="importance matrix|does not divide"):
+        with pytest.raises(UsageError, match=r"importance matrix|does not divide"):
             convert(model, ours, quant=quant)
         return
     convert(model, ours, quant=quant)

@@ -32,7 +32,7 @@ BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 
 def read_model(checkpoint: Checkpoint, size: int) -> Vocab:
     """From tokenizer.model, with added_tokens.json and tokenizer_config.json over it."""
-    pieces = list(_pieces((checkpoint.folder / "tokenizer.model").read_bytes()))[:size]
+    pieces = list(_pieces(checkpoint.data("tokenizer.model") or b""))[:size]
     pad = range(len(pieces), size)
     vocab = Vocab(
         "llama",
