@@ -141,13 +141,13 @@ def chat(
 ) -> int:
     """Talk to a model in the terminal."""
     from portable import chat as terminal
+    from portable.engine.sequence import layered
 
     streaming = boolean("--stream", stream)
     found = obtained(source)
     options = terminal.ChatOptions(
         system=system,
-        sampling=sampling.said,
-        fallback=found.sampling,
+        params=lambda info: layered(found.sampling, info.sampling, sampling.said),
         stream=streaming,
         stats=stats,
         result_path=result_path,

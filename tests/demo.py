@@ -42,7 +42,8 @@ def convert(folder: Path) -> Path:
 
 def chat(model: Path) -> None:
     title("2. Talk to it")
-    portable("chat", str(model), "Name five fruits.", "--temperature", "0", "--stats")
+    question = "Name five fruits."
+    portable("chat", str(model), question, "--temperature", "0", "--max-tokens", "100", "--stats")
 
 
 def serve(model: Path) -> None:
