@@ -91,6 +91,8 @@ SLASH = [
     ("/stats maybe", Tell(("/stats on or /stats off",))),
     ("/system Be brief.", SetSystem("Be brief.", told=True)),
     ("/system default-system", SetSystem(None, told=True)),
+    ("/system Be brief.\nBe kind.", SetSystem("Be brief.\nBe kind.", told=True)),
+    ("/system", Tell(("/system needs the text; `reset-system` asks for it, and may be empty.",))),
     ("/help", Tell(help_lines())),
     ("/?", Tell(help_lines())),
     ("/hlep", Tell(("Unknown command '/hlep'. Did you mean /help? Type /help.",))),

@@ -248,7 +248,7 @@ def test_a_late_ctrl_c_leaves_no_unanswered_turn() -> None:
     assert not session.conversation.turns
 
 
-@pytest.mark.parametrize("name", ["", "file/below", "nul\0byte"])
+@pytest.mark.parametrize("name", ["", "file/below", "nul\0byte", "new\nline"])
 def test_an_unwritable_result_path_is_refused_before_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError):

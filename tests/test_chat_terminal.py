@@ -289,6 +289,23 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert len(errors.splitlines()) == 1, errors
 
 
+def test_a_full_disk_is_one_line_and_exit_5(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command({"prompt": FRUITS}),
+            env=environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=120,
+        )
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[1:] == ["cannot write the answer: No space left on device"]
+
+
 def test_ctrl_c_ends_a_single_answer_with_130(tmp_path: Path) -> None:
     child = subprocess.Popen(
         command({"prompt": LONG}),

@@ -130,8 +130,8 @@ class Reader:
             return None
         if self.bare_commands and word in _BARE:
             return self._word(word)
-        if "\n" not in text.strip() and (found := _SLASH.fullmatch(text.rstrip())):
-            return self._slash(found[1].lower(), (found[2] or "").strip())
+        if found := _slash_command(text):
+            return self._slash(*found)
         if text.startswith(TOOL):
             return Send(text.removeprefix(TOOL), "tool")
         return Send(text)
@@ -183,6 +183,14 @@ _PLAIN: dict[str, Action] = {
     "retry": Retry(),
     "undo": Undo(),
 }
+
+
+def _slash_command(text: str) -> tuple[str, str] | None:
+    """Name and the rest of it. Of several lines only a system prompt is one; no path is."""
+    found = _SLASH.fullmatch(text.rstrip())
+    if not found or ("\n" in text.strip() and found[1].lower() != "system"):
+        return None
+    return found[1].lower(), (found[2] or "").strip()
 
 
 def _setting(name: str, rest: str) -> Action:

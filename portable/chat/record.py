@@ -20,6 +20,8 @@ class Record:
         self._path = path.expanduser() if path else None
         if self._path is None:
             return
+        if not str(path).isprintable():
+            raise UsageError(f"{str(path)!r} is no name for a file")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.open("a", encoding="utf-8").close()

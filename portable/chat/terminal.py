@@ -24,6 +24,7 @@ from rich.text import Text
 
 from portable.chat.commands import HELP
 from portable.chat.talk import Interrupted
+from portable.errors import DiskError
 
 # What a model writes must not move the cursor or set the title: no control characters but these.
 _HARMLESS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -53,9 +54,15 @@ class Terminal:
 
 
 def write(text: str) -> None:
-    """A part of an answer to stdout, at once."""
-    sys.stdout.write(text.translate(_HARMLESS) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    """A part of an answer to stdout, at once. Raises BrokenPipeError or DiskError."""
+    try:
+        sys.stdout.write(text.translate(_HARMLESS) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise DiskError(f"cannot write the answer: {error.strerror}") from None
 
 
 def whisper(line: str) -> None:
@@ -79,7 +86,7 @@ def clean(text: str) -> str:
 
 
 def give_up_stdout() -> None:
-    """The reader has left: let the interpreter's last flush go nowhere."""
+    """Nothing can be written any more: let the interpreter's last flush go nowhere."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
