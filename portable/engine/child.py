@@ -6,6 +6,7 @@ llama.cpp aborts on some inputs. Here that ends one process that the parent star
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ class Child:
         self._service = Service(config, self._deliver, self._loading)
         # Two threads: a long prompt being tokenized must not hold up a short one.
         self._preparing = ThreadPoolExecutor(2, "prepare")
+        self._wanted: set[str] = set()  # not submitted yet, and nobody has cancelled them
 
     def run(self) -> None:
         """Answer commands until the parent closes the pipe."""
@@ -40,21 +42,32 @@ class Child:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while (command := self._read()) is not None:
             if isinstance(command, protocol.Cancel):
-                service.worker.cancel(command.id)
+                self._cancel(command.id)
             else:
+                self._wanted.add(command.id)
                 self._preparing.submit(self._generate, command)
         self._stopped.set()
-        self._preparing.shutdown()
+        self._preparing.shutdown(cancel_futures=True)
         service.close()
 
+    def _cancel(self, id: str) -> None:
+        with self._writing:  # so that it comes before the request is submitted or after, not amid
+            self._wanted.discard(id)
+            self._service.worker.cancel(id)
+
     def _generate(self, command: protocol.Generate) -> None:
+        if command.id not in self._wanted:
+            return
         try:
             tokens = self._tokens(command)
             with self._writing:  # so that no delta can overtake the acceptance
-                self._service.worker.submit(command.id, tokens, command.params)
-                self._send(protocol.Accepted(command.id, len(tokens)))
+                if command.id in self._wanted:
+                    self._service.worker.submit(command.id, tokens, command.params)
+                    self._send(protocol.Accepted(command.id, len(tokens)))
         except Exception as error:
             self._send(protocol.failed(command.id, error))
+        finally:
+            self._wanted.discard(command.id)
 
     def _tokens(self, command: protocol.Generate) -> list[int]:
         if command.messages is not None:
@@ -68,7 +81,10 @@ class Child:
         if len(header) < protocol.HEADER.size:
             return None
         (size,) = protocol.HEADER.unpack(header)
-        command: protocol.Command = protocol.decode_command(self._commands.read(size))
+        body = self._commands.read(size)
+        if len(body) < size:
+            return None
+        command: protocol.Command = protocol.decode_command(body)
         return command
 
     def _deliver(self, deltas: list[Delta]) -> None:
@@ -93,6 +109,9 @@ class Child:
 
 def main() -> int:
     """`python -m portable.engine.child CONFIG`, the configuration as JSON."""
+    # A service manager signals all processes; the parent decides when this one ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     commands = sys.stdin.buffer
     # Whatever a library prints must not land among the frames.
     events = os.fdopen(os.dup(1), "wb")

@@ -27,7 +27,7 @@ def make_app(engine: EngineConfig, config: ServerConfig, started: Started) -> St
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        model = ModelProcess(engine)
+        model = ModelProcess(engine, config.silent_seconds)
         app.state.portable = State(config, model)
         model.start()
         started(model)

@@ -22,17 +22,18 @@ async def chat_completions(request: Request) -> Response:
     model = state.names.resolve(asked.model)
     params.refuse_unsupported(asked)
     envelope = _envelope(model, asked)
-    command = protocol.Generate(
-        id=envelope.id,
-        params=params.sampling(asked, state.defaults),
-        messages=params.chat_messages(asked),
-        options=params.template_options(asked),
+    said, messages = params.sampling(asked), params.chat_messages(asked)
+    options = params.template_options(asked)
+    stream = state.generator.open(
+        envelope.id,
+        lambda: protocol.Generate(
+            envelope.id, state.sampling(said), messages=messages, options=options
+        ),
     )
-    stream = state.generator.open(command)
     prompt_tokens = await state.generator.accepted(request, stream, patient=not asked.stream)
-    headers = state.clamped(command.params.max_tokens, prompt_tokens)
+    headers = state.clamped(params.token_limit(asked), prompt_tokens)
     if asked.stream:
-        return sse.EventStream(state.generator.events(stream, envelope), headers)
+        return state.generator.stream(stream, envelope, headers)
     answer = await state.generator.answer(request, stream)
     return JSON(_body(envelope, answer), headers=headers)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -13,12 +15,14 @@ from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
 from portable.server import params, sse
 from portable.server.generate import Answer, Envelope
+from portable.server.model import Stream
 from portable.server.replies import JSON
 from portable.server.state import State
 from portable.server.wire import CompletionRequest, parse
 
 Prompt = str | list[int]
 _MAX_PROMPTS = 16
+_MAX_ID = 1 << 31
 
 
 async def completions(request: Request) -> Response:
@@ -33,19 +37,15 @@ async def completions(request: Request) -> Response:
     if asked.echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise InvalidRequest("echo: only a prompt that is text can be echoed", param="echo")
     envelope = _envelope(model, asked, prompts[0])
-    commands = [
-        protocol.Generate(
-            f"{envelope.id}-{at}", params.sampling(asked, state.defaults), prompt=prompt
-        )
+    said = params.sampling(asked)
+    asks = [
+        _Ask(state, request, f"{envelope.id}-{at}", prompt, said)
         for at, prompt in enumerate(prompts)
     ]
     if asked.stream:
-        stream = state.generator.open(commands[0])
-        await state.generator.accepted(request, stream, patient=False)
-        return sse.EventStream(state.generator.events(stream, envelope), {})
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_answer(state, request, command)) for command in commands]
-    answers = [task.result() for task in tasks]
+        stream = await asks[0].accepted(patient=False)
+        return state.generator.stream(stream, envelope, {})
+    answers = await _together([ask.answer() for ask in asks])
     echoed = [str(prompt) if asked.echo else "" for prompt in prompts]
     return JSON(_body(envelope, answers, echoed))
 
@@ -64,13 +64,49 @@ def read_prompts(prompt: str | list[Any]) -> list[Prompt]:
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+    return isinstance(value, list) and bool(value) and all(map(_is_id, value))
 
 
-async def _answer(state: State, request: Request, command: protocol.Generate) -> Answer:
-    stream = state.generator.open(command)
-    await state.generator.accepted(request, stream, patient=True)
-    return await state.generator.answer(request, stream)
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_ID
+
+
+@dataclass(slots=True)
+class _Ask:
+    """One of the prompts."""
+
+    state: State
+    request: Request
+    id: str
+    prompt: Prompt
+    said: dict[str, Any]
+
+    async def accepted(self, *, patient: bool) -> Stream:
+        generator = self.state.generator
+        stream = generator.open(self.id, self._command)
+        try:
+            await generator.accepted(self.request, stream, patient=patient)
+        except InvalidRequest as error:  # the engine knows prompts only as messages
+            error.param = "prompt" if error.param == "messages" else error.param
+            raise
+        return stream
+
+    async def answer(self) -> Answer:
+        stream = await self.accepted(patient=True)
+        return await self.state.generator.answer(self.request, stream)
+
+    def _command(self) -> protocol.Generate:
+        return protocol.Generate(self.id, self.state.sampling(self.said), prompt=self.prompt)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """All answers; the first error stops the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _envelope(model: str, asked: CompletionRequest, prompt: Prompt) -> Envelope:

@@ -16,7 +16,8 @@ class ServerConfig:
 
     `port` None takes 8000 or the next free one. `names` are the model's ids, the first one is
     shown. A field that a request leaves out is taken from `sampling`, else from the model's own
-    file, else from `fallback`. Raises UsageError for an address that anybody could reach without a key.
+    file, else from `fallback`. A model's process that is silent for `silent_seconds` is ended and
+    started again. Raises UsageError for an address that anybody could reach without a key.
     """
 
     host: str = "127.0.0.1"
@@ -30,7 +31,8 @@ class ServerConfig:
     fail_while_loading: bool = False
     keep_alive_seconds: float = 10.0
     status_after_seconds: float = 10.0
-    drain_seconds: int = 10
+    drain_seconds: float = 10.0
+    silent_seconds: float = 30.0
     max_body: int = 8 << 20
 
     default_port = 8000

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from portable.engine import protocol
 from portable.engine.sequence import Delta, Usage
 from portable.errors import Busy, EngineError, PortableError
 from portable.server import sse
 from portable.server.config import ServerConfig
-from portable.server.model import ModelProcess, Stream
+from portable.server.model import MakeCommand, ModelProcess, Stream
 from portable.server.replies import ClientLeft
 
 T = TypeVar("T")
@@ -74,11 +73,11 @@ class Generator:
         self._model = model
         self._config = config
 
-    def open(self, command: protocol.Generate) -> Stream:
-        """Send the request. Raises Loading if the operator wants nobody to wait for the model."""
+    def open(self, id: str, command: MakeCommand) -> Stream:
+        """Send the request. Raises QueueFull, or Loading if nobody shall wait for the model."""
         if self._config.fail_while_loading and not self._model.ready.is_set():
             raise Loading("the model is loading", hint="try again in a few seconds")
-        return self._model.open(command)
+        return self._model.open(id, command)
 
     async def accepted(self, request: Request, stream: Stream, *, patient: bool) -> int | None:
         """The prompt's number of tokens once the model has taken it; raises what it refuses with.
@@ -104,23 +103,26 @@ class Generator:
         finally:
             self._model.close(stream)
 
-    async def events(self, stream: Stream, envelope: Envelope) -> AsyncIterator[bytes]:
-        """The answer as events; closing this iterator cancels the request."""
-        try:
-            if envelope.start:
-                yield sse.event(envelope.chunk(envelope.start()))
-            async for delta in sse.with_keep_alive(stream, self._config.keep_alive_seconds):
-                if delta is None:
-                    yield sse.event(envelope.chunk(envelope.delta("")))
-                elif delta.error:
-                    code, message = delta.error
-                    yield sse.error_event(message, code)
-                else:
-                    for part in _chunks(delta, envelope):
-                        yield sse.event(part)
-            yield sse.DONE
-        finally:
-            self._model.close(stream)
+    def stream(
+        self, stream: Stream, envelope: Envelope, headers: dict[str, str]
+    ) -> sse.EventStream:
+        """The answer as events, as it comes; a client that leaves cancels the request."""
+        events = self._events(stream, envelope)
+        return sse.EventStream(events, headers, lambda: self._model.close(stream))
+
+    async def _events(self, stream: Stream, envelope: Envelope) -> AsyncIterator[bytes]:
+        if envelope.start:
+            yield sse.event(envelope.chunk(envelope.start()))
+        async for delta in sse.with_keep_alive(stream, self._config.keep_alive_seconds):
+            if delta is None:
+                yield sse.event(envelope.chunk(envelope.delta("")))
+            elif delta.error:
+                code, message = delta.error
+                yield sse.error_event(message, code)
+            else:
+                for part in _chunks(delta, envelope):
+                    yield sse.event(part)
+        yield sse.DONE
 
 
 def _chunks(delta: Delta, envelope: Envelope) -> list[sse.Chunk]:

@@ -16,12 +16,15 @@ from portable.server.replies import refuse
 
 PUBLIC = {"/health", "/v1/health", "/healthz", "/livez", "/readyz", "/ping"}
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class BodyTooLarge(PortableError):
     status = 413
     code = "request_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
 
 
 class Guard:
@@ -50,13 +53,19 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
             return await answer(scope, receive, send)
+        length = headers.get("content-length", "0")
+        if len(length) > 15 or int(length) > self._max_body:
+            error = BodyTooLarge(self._max_body)
+            answer = refuse(error.status, error.message, code=error.code)
+            return await answer(scope, receive, send)
         await self._app(scope, self._limited(receive), send)
 
     def _knows(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [bearer.strip()] if scheme.lower() == "bearer" else []
+        given += headers.getlist("x-api-key")[:1]
         # All keys are compared, so that the time does not tell which one was nearly right.
-        same = [hmac.compare_digest(key.encode(), known) for known in self._keys]
+        same = [hmac.compare_digest(key.encode(), known) for key in given for known in self._keys]
         return any(same)
 
     def _limited(self, receive: Receive) -> Receive:
@@ -67,7 +76,7 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_body:
-                raise BodyTooLarge(f"the body is larger than {self._max_body >> 20} MiB")
+                raise BodyTooLarge(self._max_body)
             return message
 
         return limited

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -16,14 +16,15 @@ from portable.engine import protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta
-from portable.errors import EngineError, PortableError
+from portable.errors import EngineError, PortableError, QueueFull
 
 log = logging.getLogger("portable")
 
-_SILENT_SECONDS = 30.0
 _STUCK_SECONDS = 600.0
+_TURNS = 10
 _MAX_STARTS = 3
 _START_WINDOW = 60.0
+MakeCommand = Callable[[], protocol.Generate]
 
 
 class Stream:
@@ -45,10 +46,14 @@ class Stream:
         code = error.code or "error"
         self.put(Delta(self.id, "", "error", None, (code, str(error))))
 
+    async def next(self) -> Delta:
+        """The next delta; one with a finish_reason is the last. Cancelling this loses nothing."""
+        return await self._deltas.get()
+
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas up to the one with a finish_reason."""
         while True:
-            delta = await self._deltas.get()
+            delta = await self.next()
             yield delta
             if delta.finish_reason:
                 return
@@ -57,11 +62,14 @@ class Stream:
 class ModelProcess:
     """Runs one EngineConfig in a child. After three starts in a minute that failed, it gives up.
 
-    `failure` is the error of the last load that failed; `gone` is set once it has given up.
+    `failure` is the error of the last load that failed; `gone` is set once it has given up. A child
+    that says nothing for `silent_seconds` counts as dead. `running` is how many requests the child
+    itself holds, as of its last sign of life.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, silent_seconds: float = 30.0) -> None:
         self.config = config
+        self._silent_seconds = silent_seconds
         self.info: ModelInfo | None = None
         self.offload_reason = ""
         self.progress = 0.0
@@ -69,19 +77,18 @@ class ModelProcess:
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
         self.restarts = 0
+        self.running = 0
         self._streams: dict[str, Stream] = {}
+        self._unsent: dict[str, MakeCommand] = {}
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
+        self._silent = 0
         self._steps = 0
         self._step_at = 0.0
 
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
-
-    @property
-    def unfinished(self) -> int:
-        return len(self._streams)
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._supervise())
@@ -93,30 +100,46 @@ class ModelProcess:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._end_child()
-        self._fail_streams(EngineError("the server is shutting down"))
+        self.fail_all(EngineError("the server is shutting down"))
 
-    def open(self, command: protocol.Generate) -> Stream:
-        """Send a request, as soon as the model is loaded. `Stream.accepted` tells how it went."""
-        stream = Stream(command.id)
-        self._streams[command.id] = stream
+    def open(self, id: str, command: MakeCommand) -> Stream:
+        """Send a request, as soon as the model is loaded: `command` is called then.
+
+        `Stream.accepted` tells how it went. Raises QueueFull.
+        """
+        if len(self._streams) >= self.config.slots + self.config.queue:
+            raise QueueFull(
+                f"{len(self._streams)} requests are running or waiting",
+                hint="try again in a moment",
+            )
+        stream = self._streams[id] = Stream(id)
         if self.gone.is_set():
             stream.fail(self.failure or EngineError("the model cannot be loaded"))
-        elif self.ready.is_set():
-            self._send(command)
         else:
-            waiting = asyncio.get_running_loop().create_task(self._send_when_ready(command))
-            stream.accepted.add_done_callback(lambda _: waiting.cancel())
+            self._unsent[id] = command
+        if self.ready.is_set():
+            self._send_waiting()
         return stream
 
     def close(self, stream: Stream) -> None:
         """The client has its answer, or left: forget the request and free its cells."""
-        if self._streams.pop(stream.id, None) and self.ready.is_set():
+        unsent = self._unsent.pop(stream.id, None)
+        if self._streams.pop(stream.id, None) and self.ready.is_set() and not unsent:
             self._send(protocol.Cancel(stream.id))
 
-    async def _send_when_ready(self, command: protocol.Generate) -> None:
-        await self.ready.wait()
-        if command.id in self._streams:
-            self._send(command)
+    def fail_all(self, error: PortableError) -> None:
+        """Every request ends with this error."""
+        self._unsent = {}
+        self._fail_sent(error)
+
+    def _send_waiting(self) -> None:
+        waiting, self._unsent = self._unsent, {}
+        for id, command in waiting.items():
+            try:
+                self._send(command())
+            except Exception as error:  # a defect of ours must not end whoever called
+                log.exception("a request could not be sent")
+                self._streams[id].fail(EngineError(f"{type(error).__name__}: {error}"))
 
     def _send(self, command: protocol.Command) -> None:
         if self._child and self._child.stdin and not self._child.stdin.is_closing():
@@ -126,16 +149,21 @@ class ModelProcess:
         starts: deque[float] = deque(maxlen=_MAX_STARTS)
         while True:
             starts.append(time.monotonic())
-            await self._run_child()
-            self.ready.clear()
-            loading_failed = self.failure is not None
-            error = self.failure or EngineError("the model's process died", hint="it is restarting")
-            self._fail_streams(error)
+            try:
+                await self._run_child()
+            except Exception:  # no process to be had, or one that talks nonsense
+                log.exception("the model's process failed")
             crowded = len(starts) == _MAX_STARTS and time.monotonic() - starts[0] < _START_WINDOW
-            if loading_failed or crowded:
-                self.failure = error
+            if crowded and not self.failure:
+                self.failure = EngineError(
+                    f"the model's process died {_MAX_STARTS} times within a minute",
+                    hint="try a smaller --context, or convert the model again",
+                )
+            if self.failure:
                 self.gone.set()
+                self.fail_all(self.failure)
                 return
+            self._fail_sent(EngineError("the model's process died", hint="it is starting again"))
             self.restarts += 1
             log.warning("the model's process died; starting it again")
 
@@ -147,28 +175,42 @@ class ModelProcess:
             *(sys.executable, "-P", "-m", "portable.engine.child", config),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process, which lets answers end
         )
         try:
             await self._read_events(self._child)
         finally:
+            # From here on requests wait for the next child.
+            self.ready.clear()
+            self.running = 0
             await self._end_child()
 
     async def _read_events(self, child: asyncio.subprocess.Process) -> None:
         assert child.stdout
-        while True:
+        self._silent = 0
+        watch = asyncio.create_task(self._watch(child))
+        try:
+            while True:
+                header = await child.stdout.readexactly(protocol.HEADER.size)
+                body = await child.stdout.readexactly(*protocol.HEADER.unpack(header))
+                self._silent = 0
+                if not self._handle(protocol.decode_event(body)):
+                    return
+        except asyncio.IncompleteReadError:
+            return
+        finally:
+            watch.cancel()
+
+    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        """Kill a child that has nothing to say, so that reading from it ends."""
+        # Counted in short turns of this loop: while this process itself is stopped, by Ctrl-Z or a
+        # laptop's lid, no time passes for it.
+        while self._silent < _TURNS:
+            await asyncio.sleep(self._silent_seconds / _TURNS)
             # Before it is ready the child may read a large file for a long time without a word.
-            patience = _SILENT_SECONDS if self.ready.is_set() else None
-            try:
-                async with asyncio.timeout(patience):
-                    header = await child.stdout.readexactly(protocol.HEADER.size)
-                    body = await child.stdout.readexactly(*protocol.HEADER.unpack(header))
-            except asyncio.IncompleteReadError:
-                return
-            except TimeoutError:
-                log.error("the model's process does not answer; ending it")
-                return
-            if not self._handle(protocol.decode_event(body)):
-                return
+            self._silent += self.ready.is_set()
+        log.error("the model's process does not answer; ending it")
+        child.kill()
 
     def _handle(self, event: protocol.Event) -> bool:
         """Pass an event on; False when the child has to be ended."""
@@ -181,14 +223,12 @@ class ModelProcess:
             case protocol.Loading():
                 self.progress = event.fraction
             case protocol.Ready():
-                self.info, self.offload_reason, self.failure = (
-                    event.info,
-                    event.offload_reason,
-                    None,
-                )
+                self.info, self.offload_reason = event.info, event.offload_reason
                 self._step_at = time.monotonic()
                 self.ready.set()
+                self._send_waiting()
             case protocol.Beat():
+                self.running = event.unfinished
                 return not self._is_stuck(event.steps, event.unfinished)
         return True
 
@@ -218,10 +258,10 @@ class ModelProcess:
             if delta.finish_reason:
                 del self._streams[delta.id]
 
-    def _fail_streams(self, error: PortableError) -> None:
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.fail(error)
+    def _fail_sent(self, error: PortableError) -> None:
+        sent = [id for id in self._streams if id not in self._unsent]
+        for id in sent:
+            self._streams.pop(id).fail(error)
 
     async def _end_child(self) -> None:
         child, self._child = self._child, None

@@ -45,6 +45,8 @@ def describe(state: State) -> dict[str, Any]:
         return entry | {"meta": {"state": "loading"}}
     meta = {
         "state": "ready" if state.model.ready.is_set() else "loading",
+        "running": state.model.running,
+        "restarts": state.model.restarts,
         "n_ctx": info.context,
         "n_ctx_train": info.trained_context,
         "n_params": info.parameters,

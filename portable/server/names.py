@@ -6,6 +6,8 @@ import difflib
 
 from portable.errors import ModelNotFound
 
+_LONGEST = 200
+
 
 class Names:
     """The ids of one served model. The first is the one that is shown."""
@@ -19,6 +21,7 @@ class Names:
         """The served id. None and "" mean it; an unknown name raises ModelNotFound."""
         if not asked or self._any or asked.lower() in self._known:
             return self.served
+        asked = asked if len(asked) <= _LONGEST else asked[:_LONGEST] + "…"
         near = difflib.get_close_matches(asked.lower(), self._known, n=1)
         meant = f"did you mean {self.served!r}?" if near else f"this server serves {self.served!r}"
         raise ModelNotFound(f"the model {asked!r} does not exist", hint=meant, param="model")

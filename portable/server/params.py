@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from portable.engine.sequence import SamplingParams
+import msgspec
+
 from portable.errors import InvalidRequest
 from portable.server.wire import ChatMessage, ChatRequest, CompletionRequest, Part, Sampling
 
@@ -20,24 +20,32 @@ _COPIED = (
     "logit_bias",
     "seed",
 )
+# Below it the likeliest token has all the weight, and float32 can no longer divide by it.
+_COLDEST = 1e-4
 
 
-def sampling(request: Sampling, base: SamplingParams) -> SamplingParams:
-    """The request's own fields over the model's defaults."""
-    if request.n not in (None, 1):
-        raise InvalidRequest("n: only one answer a request is supported", param="n")
+class UnsupportedContent(InvalidRequest):
+    code = "unsupported_content"
+
+
+def sampling(request: Sampling) -> dict[str, Any]:
+    """What the request itself says of how tokens are drawn, as SamplingParams' fields."""
     said = {name: value for name in _COPIED if (value := getattr(request, name)) is not None}
     if request.repetition_penalty is None and request.repeat_penalty is not None:
         said["repetition_penalty"] = request.repeat_penalty
-    if said.get("top_k") == -1:
-        said["top_k"] = 0
-    limit = request.max_tokens
-    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
-        limit = request.max_completion_tokens
+    if said.get("temperature", 1) < _COLDEST:
+        said["temperature"] = 0.0
+    if (limit := token_limit(request)) is not None:
+        said["max_tokens"] = limit
     stop = request.stop
-    said["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    said["max_tokens"] = base.max_tokens if limit is None else limit
-    return dataclasses.replace(base, **said)
+    return said | {"stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
+
+
+def token_limit(request: Sampling) -> int | None:
+    """The longest answer that the request wants, by either of its names."""
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        return request.max_completion_tokens
+    return request.max_tokens
 
 
 def chat_messages(request: ChatRequest) -> list[dict[str, Any]]:
@@ -56,7 +64,7 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
-    asked: dict[str, Any] = {"logprobs": request.logprobs}
+    asked: dict[str, Any] = {"logprobs": request.logprobs, "n": request.n not in (None, 1)}
     if isinstance(request, ChatRequest):
         wanted = request.response_format and request.response_format.get("type") != "text"
         used = request.tools and request.tool_choice != "none"
@@ -74,7 +82,7 @@ def _message(message: ChatMessage, at: int) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": role, "content": _text(message, at)}
     for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
         if (value := getattr(message, name)) is not None:
-            plain[name] = value
+            plain[name] = msgspec.to_builtins(value)
     return plain
 
 
@@ -91,7 +99,9 @@ def _text(message: ChatMessage, at: int) -> str:
 
 def _part(part: Part, path: str) -> str:
     if part.type not in ("text", "input_text", "output_text"):
-        raise InvalidRequest(
-            f"{path}: this model reads text, not {part.type}", param=f"{path}.type"
+        raise UnsupportedContent(
+            f"{path}: this model reads text, not {part.type[:40]}", param=f"{path}.type"
         )
+    if part.text is None:
+        raise InvalidRequest(f"{path}: a text part needs its text", param=f"{path}.text")
     return part.text

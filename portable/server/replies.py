@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from portable.errors import Busy, PortableError
@@ -86,5 +86,6 @@ HANDLERS = {
     PortableError: from_error,
     HTTPException: from_http,
     ClientLeft: from_client_left,
+    ClientDisconnect: from_client_left,
     Exception: from_defect,
 }

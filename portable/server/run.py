@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import math
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
-import psutil
 import uvicorn
 import uvicorn.config
 
 from portable.engine.config import EngineConfig
 from portable.engine.llama import check_file
-from portable.errors import EngineError, PortableError, PortInUse, UsageError
+from portable.errors import EngineError, PortableError
+from portable.server import ports
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
 from portable.server.model import ModelProcess
+from portable.server.ports import choose_port
+
+__all__ = ["choose_port", "serve"]
 
 log = logging.getLogger("portable")
 
@@ -28,94 +33,71 @@ def serve(engine: EngineConfig, config: ServerConfig, say: Callable[[str], None]
     Raises UsageError, PortInUse or ModelFileError before anything is loaded.
     """
     check_file(engine.model)
-    port = choose_port(config, say)
-    watcher = _Watcher(config.names[0])
-    app = make_app(engine, config, watcher.begin)
-    settings = uvicorn.Config(
-        app,
-        host=config.host,
-        port=port,
-        log_config=_log_config(),
-        timeout_graceful_shutdown=config.drain_seconds,
-        server_header=False,
-        h11_max_incomplete_event_size=64 << 10,
-    )
-    watcher.server = uvicorn.Server(settings)
-    try:
-        watcher.server.run()
-    except KeyboardInterrupt:
-        return 130
-    if watcher.error:
-        raise watcher.error
-    return 0
+    sockets = ports.listen(config, say)
+    server = _Server(engine, config)
+    server.run(sockets)
+    if server.error:
+        raise server.error
+    return 130 if server.interrupted else 0
 
 
-def choose_port(config: ServerConfig, say: Callable[[str], None]) -> int:
-    """The port that was asked for, or 8000, or the next free one. Raises PortInUse, UsageError."""
-    if config.port is not None:
-        _try_port(config.host, config.port)
-        return config.port
-    for port in range(config.default_port, config.default_port + 100):
-        try:
-            _try_port(config.host, port)
-        except PortInUse as error:
-            say(f"{error.message}; trying the next port")
-        else:
-            return port
-    raise PortInUse(f"no free port from {config.default_port} on", hint="name one with --port")
+class _Server(uvicorn.Server):
+    """uvicorn, with the model beside it: its end is the server's end."""
 
-
-def _try_port(host: str, port: int) -> None:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, proto) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            holder = _holder(port)
-            raise PortInUse(
-                f"port {port} is in use{holder}", hint="choose another --port"
-            ) from None
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-
-
-def _holder(port: int) -> str:
-    """Who listens there, if this user may know."""
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == "LISTEN":
-                name = psutil.Process(connection.pid).name() if connection.pid else ""
-                return f" by {name} (process {connection.pid})" if name else ""
-    except (psutil.Error, OSError):
-        pass
-    return ""
-
-
-class _Watcher:
-    """Tells when the model is ready, and ends the server when it never will be."""
-
-    def __init__(self, name: str) -> None:
-        self.server: uvicorn.Server | None = None
+    def __init__(self, engine: EngineConfig, config: ServerConfig) -> None:
+        settings = uvicorn.Config(
+            make_app(engine, config, self._begin),
+            http="h11",
+            ws="none",
+            log_config=_log_config(),
+            timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
+            server_header=False,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+        super().__init__(settings)
         self.error: PortableError | None = None
-        self._name = name
+        self.interrupted = False
+        self._names, self._drain_seconds = config.names, config.drain_seconds
+        self._model: ModelProcess | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, model: ModelProcess) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._ready(model)), loop.create_task(self._gone(model))}
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # uvicorn says this only of sockets of its own.
+        for sock in sockets or []:
+            log.info("Uvicorn running on %s (Press CTRL+C to quit)", ports.url(sock))
 
-    async def _ready(self, model: ModelProcess) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers come to their end; those that take too long end with an error."""
+        drained = asyncio.get_running_loop().call_later(self._drain_seconds, self._cut_short)
+        await super().shutdown(sockets)
+        drained.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends at once. SIGTERM is no failure: exit code 0."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.interrupted = sig == signal.SIGINT
+
+    def _begin(self, model: ModelProcess) -> None:
+        self._model = model
+        loop = asyncio.get_running_loop()
+        self._tasks = {loop.create_task(self._tell(model)), loop.create_task(self._follow(model))}
+
+    async def _tell(self, model: ModelProcess) -> None:
         await model.ready.wait()
         if info := model.info:
-            log.info("%s is ready in %.1f s: %s", self._name, info.load_seconds, info.placement)
+            log.info("%s is ready in %.1f s: %s", self._names[0], info.load_seconds, info.placement)
             log.info("%s; context %d tokens", model.offload_reason, info.context)
 
-    async def _gone(self, model: ModelProcess) -> None:
+    async def _follow(self, model: ModelProcess) -> None:
         await model.gone.wait()
         self.error = model.failure or EngineError("the model cannot be kept running")
-        if self.server:
-            self.server.should_exit = True
+        self.should_exit = True
+
+    def _cut_short(self) -> None:
+        if self._model:
+            self._model.fail_all(EngineError("the server is shutting down"))
 
 
 def _log_config() -> dict[str, object]:

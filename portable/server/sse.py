@@ -7,13 +7,16 @@ breaks the tutorial's openai script. So every event is a `data:` chunk with a te
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from portable.engine.sequence import Delta, Usage
+from portable.server.model import Stream
 from portable.server.replies import error_body
 
 Chunk = dict[str, Any]
@@ -22,12 +25,23 @@ DONE = b"data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):
-    """A stream that no proxy holds back."""
+    """A stream that no proxy holds back; `close` is called at its end, however it ends."""
 
-    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], None]
+    ) -> None:
         no_buffer = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         media = "text/event-stream; charset=utf-8"
         super().__init__(events, headers=no_buffer | headers, media_type=media)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not in the generator's own `finally`: one that was never begun has none, and a client
+        # can leave before the first byte.
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
 
 
 def event(chunk: Chunk) -> bytes:
@@ -39,28 +53,16 @@ def error_event(message: str, code: str | None) -> bytes:
     return event(error_body(message, code=code))
 
 
-async def with_keep_alive(
-    deltas: AsyncIterable[Delta], seconds: float
-) -> AsyncIterator[Delta | None]:
+async def with_keep_alive(stream: Stream, seconds: float) -> AsyncIterator[Delta | None]:
     """The deltas, and None for each `seconds` of silence."""
-    source = aiter(deltas)
-    waiting: asyncio.Future[Delta] | None = None
-    try:
-        while True:
-            waiting = waiting or asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait({waiting}, timeout=seconds)
-            if not done:
-                yield None
-                continue
-            try:
-                delta = waiting.result()
-            except StopAsyncIteration:
-                return
-            waiting = None
-            yield delta
-    finally:
-        if waiting:
-            waiting.cancel()
+    while True:
+        delta = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                delta = await stream.next()
+        yield delta
+        if delta and delta.finish_reason:
+            return
 
 
 def usage(used: Usage | None, prompt_tokens: int = 0) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from portable.engine.sequence import SamplingParams, layered
 from portable.server.config import ServerConfig
@@ -21,10 +23,10 @@ class State:
         self.generator = Generator(model, config)
         self.created = int(time.time())
 
-    @property
-    def defaults(self) -> SamplingParams:
+    def sampling(self, said: Mapping[str, Any]) -> SamplingParams:
+        """What a request said, over the defaults; the model's own are known once it is loaded."""
         info, config = self.model.info, self.config
-        return layered(config.fallback, info.sampling if info else {}, config.sampling)
+        return layered(config.fallback, info.sampling if info else {}, config.sampling, said)
 
     def clamped(self, max_tokens: int | None, prompt_tokens: int | None) -> dict[str, str]:
         """A header that tells how many tokens are left when fewer than asked for."""

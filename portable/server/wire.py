@@ -13,6 +13,10 @@ from portable.errors import InvalidRequest
 T = TypeVar("T")
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+# Dividing by less would make a logit infinite.
+Repetition = Annotated[float, Meta(ge=0.1, le=10)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -21,14 +25,27 @@ class Part(msgspec.Struct):
     """A part of a message's content; of these models only `text` parts make sense."""
 
     type: str
-    text: str = ""
+    text: str | None = None
+
+
+class Called(msgspec.Struct):
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct):
+    """A call that the model made in an earlier turn."""
+
+    function: Called
+    id: str | None = None
+    type: str = "function"
 
 
 class ChatMessage(msgspec.Struct):
     role: Role
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -56,11 +73,9 @@ class Sampling(msgspec.Struct, kw_only=True):
     min_p: Fraction | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    logit_bias: (
-        Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None
-    ) = None
+    repetition_penalty: Repetition | None = None
+    repeat_penalty: Repetition | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=16)] | None = None
     stream: bool | None = None
@@ -92,7 +107,7 @@ class CompletionRequest(Sampling, kw_only=True):
     best_of: int | None = None
 
 
-_INVALID_AT = re.compile(r" - at `\$?\.?(?P<path>[^`]*)`$")
+_INVALID_AT = re.compile(r" - at (`key` in )?`\$?\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 
@@ -100,6 +115,7 @@ _BYTE = re.compile(r"\(byte (\d+)\)")
 def parse(body: bytes, kind: type[T]) -> T:
     """A request from its JSON. Raises InvalidRequest with the field's path, or line and column."""
     try:
+        body.decode("utf-8")  # also where nobody will look
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error)) from None
@@ -113,7 +129,7 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 def _invalid_field(text: str) -> InvalidRequest:
     at = _INVALID_AT.search(text)
-    path = at["path"] if at else ""
+    path = at["path"].removesuffix("[...]") if at else ""
     missing = _MISSING.search(text)
     if missing:
         path = f"{path}.{missing['name']}" if path else missing["name"]
