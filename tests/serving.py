@@ -192,7 +192,9 @@ def main() -> int:
 
     given = json.loads(sys.argv[1])
     engine = msgspec.convert(given["engine"], EngineConfig, dec_hook=lambda kind, v: kind(v))
-    config = ServerConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given["server"].items()})
+    config = ServerConfig(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in given["server"].items()}
+    )
     try:
         return serve(engine, config, lambda text: print(text, file=sys.stderr, flush=True))
     except PortableError as error:

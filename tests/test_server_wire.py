@@ -86,7 +86,9 @@ def test_a_stop_string_never_leaks(server: Server, at: int) -> None:
     full = server.post("/v1/completions", fields).json()["choices"][0]["text"]
     stop = full[at : at + 4]
     for stream in (False, True):
-        response = server.post("/v1/completions", {**fields, "stop": [stop, "@@"], "stream": stream})
+        response = server.post(
+            "/v1/completions", {**fields, "stop": [stop, "@@"], "stream": stream}
+        )
         if stream:
             chunks = events(response)
             text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
@@ -164,10 +166,10 @@ def test_health(server: Server, path: str) -> None:
     ("prompt", "choices"),
     [("1, 2, 3,", 1), (["1, 2, 3,", "A, B,"], 2), ([33, 28, 216], 1), ([[33, 28], [34, 28]], 2)],
 )
-def test_completions_take_texts_and_token_ids(
-    server: Server, prompt: object, choices: int
-) -> None:
-    body = server.post("/v1/completions", {"prompt": prompt, "max_tokens": 3, "temperature": 0}).json()
+def test_completions_take_texts_and_token_ids(server: Server, prompt: object, choices: int) -> None:
+    body = server.post(
+        "/v1/completions", {"prompt": prompt, "max_tokens": 3, "temperature": 0}
+    ).json()
     assert [choice["index"] for choice in body["choices"]] == list(range(choices))
     assert all(choice["finish_reason"] == "length" for choice in body["choices"])
     assert body["object"] == "text_completion" and body["id"].startswith("cmpl-")
@@ -187,7 +189,10 @@ def test_completions_echo_and_stream(server: Server) -> None:
 def test_no_tokens_wanted_reads_the_prompt_only(server: Server) -> None:
     body = server.chat(max_tokens=0).json()
     assert body["choices"][0]["message"]["content"] == ""
-    assert (body["usage"]["completion_tokens"], body["choices"][0]["finish_reason"]) == (0, "length")
+    assert (body["usage"]["completion_tokens"], body["choices"][0]["finish_reason"]) == (
+        0,
+        "length",
+    )
 
 
 def test_an_answer_that_cannot_be_as_long_says_so_in_a_header(server: Server) -> None:
@@ -198,7 +203,10 @@ def test_an_answer_that_cannot_be_as_long_says_so_in_a_header(server: Server) ->
 
 
 def test_request_ids_are_echoed_or_made(server: Server) -> None:
-    assert server.get("/health", headers={"x-request-id": "mine.1"}).headers["x-request-id"] == "mine.1"
+    assert (
+        server.get("/health", headers={"x-request-id": "mine.1"}).headers["x-request-id"]
+        == "mine.1"
+    )
     assert server.get("/health").headers["x-request-id"].startswith("req-")
     odd = server.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"]
     assert odd.startswith("req-")
@@ -235,7 +243,9 @@ def test_only_this_machines_names_are_served(server: Server, host: str, status: 
 
 
 def test_a_body_that_is_too_large_is_refused_unread(server: Server) -> None:
-    assert check_error(server.post(CHAT, b"x" * (1 << 20) + b"x"), 413)["code"] == "request_too_large"
+    assert (
+        check_error(server.post(CHAT, b"x" * (1 << 20) + b"x"), 413)["code"] == "request_too_large"
+    )
 
     def pieces() -> object:
         for _ in range(40):
