@@ -25,7 +25,8 @@ def main(asked: dict[str, Any]) -> int:
     from portable.engine.sequence import SamplingParams
     from portable.errors import PortableError
 
-    config = EngineConfig(smollm2(), **asked.pop("config", {}))
+    # One thread waits for no other: two on a busy machine can be a hundred times slower.
+    config = EngineConfig(smollm2(), **{"threads": 1, **asked.pop("config", {})})
     params = SamplingParams(**{"temperature": 0.0, **asked.pop("params", {})})
     if result_path := asked.pop("result_path", None):
         asked["result_path"] = Path(result_path)

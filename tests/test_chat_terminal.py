@@ -163,7 +163,7 @@ def test_ctrl_c_stops_an_answer_and_the_session_goes_on(start: Start, tmp_path: 
 
 
 def test_ctrl_c_stops_the_reading_of_a_long_prompt(start: Start) -> None:
-    chat = start(config={"threads": 1})
+    chat = start()
     pasted = "The quick brown fox jumps over the lazy dog. " * 600
     chat.child.send(f"\x1b[200~{pasted}\x1b[201~")
     time.sleep(1)
