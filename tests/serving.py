@@ -38,20 +38,22 @@ class Server:
     """A server's process, what it said so far, and a client."""
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
-        self._said = tempfile.NamedTemporaryFile("w+b", prefix="portable-test-")
+        descriptor, name = tempfile.mkstemp(prefix="portable-test-")
+        self._said = Path(name)
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=descriptor,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
             start_new_session=True,  # so that a test can press Ctrl-C for the whole group
         )
+        os.close(descriptor)
         self.client = httpx2.Client(timeout=60, trust_env=False)
 
     @property
     def log(self) -> str:
         """All that it has written to stderr."""
-        return Path(self._said.name).read_text(encoding="utf-8", errors="replace")
+        return self._said.read_text(encoding="utf-8", errors="replace")
 
     @property
     def url(self) -> str:
@@ -103,7 +105,7 @@ class Server:
             for process in [*psutil.Process(self.process.pid).children(), self.process]:
                 process.kill()
         self.process.wait(10)
-        self._said.close()
+        self._said.unlink()
 
 
 def asking(text: str = "Say hi.", **fields: Any) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def running(
 ) -> Iterator[Server]:
     """A server on a free port with these configurations."""
     given = {
-        # One thread: two of llama.cpp's wait for each other, which takes for ever on a busy machine.
+        # One thread: two of llama.cpp's wait for each other, for ever on a busy machine.
         "engine": {"model": str(model_file()), "context": 2048, "threads": 1} | (engine or {}),
         "server": {"port": 0, "names": NAMES} | server,
     }

@@ -1,7 +1,7 @@
 """ms-swift 3.12's InferClient and InferStats, rebuilt from their rules, against a real server.
 
 Source: ms-swift 3.12.6, swift/llm/infer/protocol.py (the dataclasses), infer_engine/infer_client.py
-(what is sent, how lines are read) and swift/plugin/metric.py. The client builds its dataclasses with
+(what is sent, how lines are read), swift/plugin/metric.py. The client builds its dataclasses with
 dacite, which refuses a missing field without a default and a value of another type, and ignores
 unknown keys.
 """
