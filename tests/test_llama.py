@@ -162,6 +162,10 @@ def test_offload(asked, devices, backends, layers, why) -> None:  # type: ignore
     assert decided.layers == layers and why in decided.reason
 
 
+def test_a_hidden_gpu_is_named_as_the_reason() -> None:
+    assert "CUDA_VISIBLE_DEVICES=''" in plan("auto", [], ["CUDA", "CPU"], "").reason
+
+
 def test_memory_check() -> None:
     check_memory(1 << 30, 1 << 30, 3 << 30)
     with pytest.raises(NotEnoughMemory, match=r"2\.0 GiB"):

@@ -114,3 +114,23 @@ def test_a_broken_template_is_one_kind_of_error(source: str) -> None:
 def test_a_template_that_does_not_compile() -> None:
     with pytest.raises(TemplateError, match="does not compile"):
         ChatTemplate("{% for %}")
+
+
+def test_an_empty_system_prompt_is_none_at_all() -> None:
+    from fakes import FakeBackend
+
+    from portable.engine.prompt import Prompter
+
+    source = (
+        "{{ bos_token }}{% if messages[0].role != 'system' %}[default]{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+    )
+    prompter = Prompter(FakeBackend(), ChatTemplate(source, bos="^"))
+    user = {"role": "user", "content": "hi"}
+
+    def prompt(*messages: dict[str, str]) -> str:
+        return bytes(prompter.chat(list(messages), {})).decode()
+
+    assert prompt(user) == "^[default]<user>hi</user>"
+    assert prompt({"role": "system", "content": "x"}, user) == "^<system>x</system><user>hi</user>"
+    assert prompt({"role": "system", "content": ""}, user) == "^<user>hi</user>"

@@ -74,6 +74,13 @@ def test_nothing_comes_after_a_stop_string() -> None:
     assert out.push(b"more") == "" == out.flush()
 
 
+def test_a_cut_answer_leaves_out_its_half_character() -> None:
+    for cut, end in ((True, ""), (False, "\ufffd")):
+        out = TextStream()
+        assert out.push("好".encode() + "好".encode()[:2]) == "好"
+        assert out.flush(cut=cut) == end
+
+
 @pytest.mark.parametrize(("text", "stop", "n"), [("ab", "bc", 1), ("ab", "ab", 0), ("x", "yy", 0)])
 def test_overlap(text: str, stop: str, n: int) -> None:
     assert overlap(text, stop) == n

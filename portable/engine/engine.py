@@ -162,7 +162,8 @@ class Engine:
         self.scheduler.finish(sequence, keep=error is None)
         del self._requests[sequence.id]
         told = (error.code or "error", str(error)) if error else None
-        return Delta(sequence.id, text + request.text.flush(), reason, self._usage(request), told)
+        text += request.text.flush(cut=reason in ("length", "cancelled"))
+        return Delta(sequence.id, text, reason, self._usage(request), told)
 
     def _usage(self, request: Request) -> Usage:
         now, sequence = self.clock(), request.sequence

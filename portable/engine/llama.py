@@ -63,7 +63,9 @@ class Llama:
         lib.llama_log_set(_log, ctypes.c_void_p(0))
         lib.llama_backend_init()
         self.devices, backends = list_devices()
-        self.offload = plan(config.gpu_layers, self.devices, backends)
+        self.offload = plan(
+            config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
+        )
         self.threads = config.threads or default_threads()
         self._stop = contextlib.ExitStack()
         self._model = self._load_model(config, loading)

@@ -9,7 +9,7 @@ from typing import Any
 
 from portable.engine.backend import Backend
 from portable.engine.template import ChatTemplate, Message, segments
-from portable.errors import ContextLengthExceeded, InvalidRequest
+from portable.errors import ContextLengthExceeded, InvalidRequest, PortableError
 
 # No token of any known vocabulary stands for more bytes; tokenizing can take time that grows with
 # the square of the length, so a text that cannot fit is refused before.
@@ -36,10 +36,22 @@ class Prompter:
             )
         self._check_bytes(sum(_size(message) for message in messages))
         prompt = self._template.render(messages, **options)
+        if messages[0].get("role") == "system" and messages[0].get("content") == "":
+            prompt = self._without_system(prompt, messages[0], self._template)
         ids: list[int] = []
         for text, special in segments(prompt):
             ids += self._backend.tokenize(text, special=special, start=False)
         return ids
+
+    def _without_system(self, prompt: str, system: Message, template: ChatTemplate) -> str:
+        """An empty system prompt means none at all, as in ms-swift; templates would write it."""
+        try:
+            block = template.render([system], add_generation_prompt=False)
+        except PortableError:  # a template may want a user's message: then it stays as it is
+            return prompt
+        if not prompt.startswith(block):
+            return prompt
+        return (template.bos if block.startswith(template.bos) else "") + prompt[len(block) :]
 
     def text(self, prompt: str) -> list[int]:
         """Token ids of a raw text, begun as the model wants its texts begun."""

@@ -77,6 +77,7 @@ class ChatTemplate:
         control: Iterable[str] = (),
         max_chars: int = 4_000_000,
     ) -> None:
+        self.bos = bos
         self._globals = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         self._max_chars = max_chars
         self._control = _either([*(text for text in control if text), MARK, UNMARK])

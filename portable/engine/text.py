@@ -23,9 +23,12 @@ class TextStream:
         """Add one token's bytes. After a stop string `stopped` is true and nothing more comes."""
         return self._release(self._decoder.decode(piece))
 
-    def flush(self) -> str:
-        """The end: what was held back, and U+FFFD for an unfinished character."""
-        text = self._release(self._decoder.decode(b"", final=True))
+    def flush(self, *, cut: bool = False) -> str:
+        """The end: what was held back, and U+FFFD for bytes that never became a character.
+
+        An answer that was `cut` might have finished its last character: it is left out.
+        """
+        text = "" if cut else self._release(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
         return text + ("" if self.stopped else held)
 
