@@ -27,11 +27,11 @@ REINSTALL = $(if $(wildcard $(VENV)/.llama-*),--force-reinstall --no-deps)
 
 setup: $(VENV)/.ready
 
+# Not from a cache: a package manager does not know what a kept build was made with.
 $(STAMP):
 	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: apt install build-essential"; exit 1; }
-	@test -x $(BIN)/python || $(MAKE_VENV) || { echo "Try: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(MAKE_VENV) || { rm -rf $(VENV); echo "Try: apt install python3-venv"; exit 1; }
 	@echo "Building llama.cpp ($(LLAMA), $(LLAMA_CMAKE)): some minutes, once."
-	# Not from a cache: a package manager does not know what a kept build was made with.
 	CMAKE_ARGS="$(LLAMA_CMAKE)" $(INSTALL) --no-cache-dir $(REINSTALL) "$(LLAMA)"
 	@rm -f $(VENV)/.llama-*; touch $@
 
