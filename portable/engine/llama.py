@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import re
-import stat
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import psutil
 
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.config import EngineConfig
+from portable.engine.machine import check_file, default_threads
 from portable.engine.offload import ALL_LAYERS, Device, check_memory, plan
 from portable.engine.sequence import Slice
 from portable.errors import EngineError, ModelFileError, NotEnoughMemory, UnsupportedModel
@@ -336,28 +336,6 @@ class _Batch:
             rows += part.wants_logits
         self.struct.n_tokens = end
         return rows
-
-
-def check_file(path: Path) -> None:
-    """Refuse what llama.cpp would hang on or misread: a FIFO, a directory, half a file."""
-    try:
-        mode = path.stat().st_mode
-        with path.open("rb") if stat.S_ISREG(mode) else contextlib.nullcontext() as file:
-            magic = file.read(4) if file else b""
-    except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror}") from None
-    if path.suffix == ".partial":
-        raise ModelFileError(
-            f"{path} is an unfinished conversion", hint="run portable convert again"
-        )
-    if magic != b"GGUF":
-        raise ModelFileError(f"{path} is not a GGUF file", hint="portable convert makes one")
-
-
-def default_threads() -> int:
-    """One per physical core that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
 
 
 def list_devices() -> tuple[list[Device], list[str]]:

@@ -14,7 +14,7 @@ import uvicorn
 import uvicorn.config
 
 from portable.engine.config import EngineConfig
-from portable.engine.llama import check_file
+from portable.engine.machine import check_file
 from portable.errors import EngineError, PortableError
 from portable.server import ports
 from portable.server.app import make_app
