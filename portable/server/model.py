@@ -23,6 +23,7 @@ log = logging.getLogger("portable")
 _STUCK_SECONDS = 600.0
 _TURNS = 10
 _MAX_STARTS = 3
+_TRIES = 2
 _START_WINDOW = 60.0
 MakeCommand = Callable[[], protocol.Generate]
 
@@ -30,8 +31,10 @@ MakeCommand = Callable[[], protocol.Generate]
 class Stream:
     """One request's deltas. `accepted` resolves to the prompt's number of tokens, or raises."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, command: MakeCommand) -> None:
         self.id = id
+        self.command = command
+        self.tries = 0
         self.accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
 
@@ -79,7 +82,7 @@ class ModelProcess:
         self.restarts = 0
         self.running = 0
         self._streams: dict[str, Stream] = {}
-        self._unsent: dict[str, MakeCommand] = {}
+        self._unsent: dict[str, Stream] = {}
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._silent = 0
@@ -112,11 +115,11 @@ class ModelProcess:
                 f"{len(self._streams)} requests are running or waiting",
                 hint="try again in a moment",
             )
-        stream = self._streams[id] = Stream(id)
+        stream = self._streams[id] = Stream(id, command)
         if self.gone.is_set():
             stream.fail(self.failure or EngineError("the model cannot be loaded"))
         else:
-            self._unsent[id] = command
+            self._unsent[id] = stream
         if self.ready.is_set():
             self._send_waiting()
         return stream
@@ -134,12 +137,13 @@ class ModelProcess:
 
     def _send_waiting(self) -> None:
         waiting, self._unsent = self._unsent, {}
-        for id, command in waiting.items():
+        for stream in waiting.values():
+            stream.tries += 1
             try:
-                self._send(command())
+                self._send(stream.command())
             except Exception as error:  # a defect of ours must not end whoever called
                 log.exception("a request could not be sent")
-                self._streams[id].fail(EngineError(f"{type(error).__name__}: {error}"))
+                stream.fail(EngineError(f"{type(error).__name__}: {error}"))
 
     def _send(self, command: protocol.Command) -> None:
         if self._child and self._child.stdin and not self._child.stdin.is_closing():
@@ -163,6 +167,7 @@ class ModelProcess:
                 self.gone.set()
                 self.fail_all(self.failure)
                 return
+            self._keep_untouched()
             self._fail_sent(EngineError("the model's process died", hint="it is starting again"))
             self.restarts += 1
             log.warning("the model's process died; starting it again")
@@ -257,6 +262,12 @@ class ModelProcess:
             stream.put(delta)
             if delta.finish_reason:
                 del self._streams[delta.id]
+
+    def _keep_untouched(self) -> None:
+        """Requests that the dead process had not even taken wait for the next one, once."""
+        for id, stream in self._streams.items():
+            if stream.tries < _TRIES and not stream.accepted.done():
+                self._unsent[id] = stream
 
     def _fail_sent(self, error: PortableError) -> None:
         sent = [id for id in self._streams if id not in self._unsent]
