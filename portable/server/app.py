@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 
 from portable.engine.config import EngineConfig
@@ -16,7 +17,7 @@ from portable.server.config import ServerConfig
 from portable.server.guard import PUBLIC, Guard
 from portable.server.model import ModelProcess
 from portable.server.models import health, list_models, one_model
-from portable.server.replies import HANDLERS
+from portable.server.replies import HANDLERS, from_defect
 from portable.server.state import State
 
 Started = Callable[[ModelProcess], None]
@@ -45,7 +46,11 @@ def make_app(engine: EngineConfig, config: ServerConfig, started: Started) -> St
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, config=config)],
+        middleware=[
+            Middleware(Guard, config=config),
+            # Inside the guard, so that this answer is named too.
+            Middleware(ServerErrorMiddleware, handler=from_defect),
+        ],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import msgspec
@@ -11,8 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from portable.errors import Busy, PortableError
-
-log = logging.getLogger("portable")
 
 _TYPES = {
     401: "authentication_error",
@@ -68,8 +65,7 @@ def from_http(request: Request, error: Exception) -> JSON:
 
 
 def from_defect(_: Request, error: Exception) -> JSON:
-    """A defect of ours: logged with its traceback, told without any."""
-    log.error("unexpected error", exc_info=error)
+    """A defect of ours: told without its traceback, which uvicorn logs."""
     return refuse(500, "an unexpected error; the server's log has it", code="internal_error")
 
 
