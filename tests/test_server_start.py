@@ -68,6 +68,7 @@ def test_localhost_is_all_of_its_addresses() -> None:
     ports = {sock.getsockname()[1] for sock in sockets}
     names = {entry[4][0] for entry in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
     assert {sock.getsockname()[0] for sock in sockets} <= names and len(ports) == 1
+    assert {sock.proto for sock in sockets} == {socket.IPPROTO_TCP}, "asyncio asks for it"
     assert url(sockets[0]) == f"http://127.0.0.1:{ports.pop()}"
     for sock in sockets:
         sock.close()
