@@ -165,11 +165,12 @@ def test_ctrl_c_reaches_the_server_only_which_lets_answers_end() -> None:
         assert "Traceback" not in server.log
 
 
-def test_a_signal_while_the_model_loads() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_while_the_model_loads(number: int, code: int) -> None:
     with running(ready=False) as server:
         until(lambda: "Uvicorn running" in server.log)
-        server.process.terminate()
-        assert server.ended(10) == 0
+        os.killpg(server.process.pid, number)
+        assert server.ended(10) == code
         assert "Traceback" not in server.log
 
 

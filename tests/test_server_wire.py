@@ -110,7 +110,7 @@ def test_the_same_request_again_gives_the_same_text(
 def test_no_temperature_is_too_small(server: Server) -> None:
     greedy = server.chat(max_tokens=8).json()["choices"][0]["message"]
     for tiny in (1e-300, 1e-45, 1e-10):
-        cold = server.chat(max_tokens=8, temperature=tiny, top_k=50, top_p=0.9).json()
+        cold = server.chat(max_tokens=8, temperature=tiny, top_k=50).json()
         assert cold["choices"][0]["message"] == greedy
 
 
