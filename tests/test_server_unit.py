@@ -130,7 +130,7 @@ def play(script: Script, *, slots: int = 4, queue: int = 64, **config: Any) -> N
     asyncio.run(main(), debug=True)
 
 
-async def turns(count: int = 60) -> None:
+async def turns(count: int = 30) -> None:
     """Let everything that can happen happen."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -48,7 +48,7 @@ def refuse(status: int, message: str, *, code: str, headers: dict[str, str] | No
     return JSON(error_body(message, status=status, code=code), status, headers)
 
 
-def from_error(_: Request, error: Exception) -> JSON:
+async def from_error(_: Request, error: Exception) -> JSON:
     """The HTTP edge of the error tree."""
     assert isinstance(error, PortableError)
     body = error_body(str(error), status=error.status, code=error.code, param=error.param)
@@ -56,7 +56,7 @@ def from_error(_: Request, error: Exception) -> JSON:
     return JSON(body, error.status, headers)
 
 
-def from_http(request: Request, error: Exception) -> JSON:
+async def from_http(request: Request, error: Exception) -> JSON:
     """starlette's own refusals: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
@@ -64,7 +64,7 @@ def from_http(request: Request, error: Exception) -> JSON:
     return refuse(error.status_code, message, code=code, headers=dict(error.headers or {}))
 
 
-def from_defect(_: Request, error: Exception) -> JSON:
+async def from_defect(_: Request, error: Exception) -> JSON:
     """A defect of ours: told without its traceback, which uvicorn logs."""
     return refuse(500, "an unexpected error; the server's log has it", code="internal_error")
 
@@ -73,11 +73,12 @@ class ClientLeft(Exception):
     """Nobody is left to read the answer."""
 
 
-def from_client_left(_: Request, error: Exception) -> Response:
+async def from_client_left(_: Request, error: Exception) -> Response:
     """Never seen by the client; 499 is what the log shows, as nginx does."""
     return Response(status_code=499)
 
 
+# All of them async: starlette gives others a thread each time.
 HANDLERS = {
     PortableError: from_error,
     HTTPException: from_http,
