@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -228,7 +228,7 @@ def bench(
         clients=numbers("--clients", clients),
         requests=requests,
         max_tokens=max_tokens,
-        prompt=prompt,  # type: ignore[arg-type]  (BenchOptions checks it)
+        prompt=cast(Any, prompt),  # BenchOptions checks it
         api_key=api_key,
         model=model,
     )

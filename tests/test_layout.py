@@ -104,11 +104,7 @@ def test_no_import_cycles() -> None:
             for target in graph
             if target != name
             and any(
-                i == target
-                or i.startswith(target + ".")
-                and i not in graph
-                and i.rpartition(".")[0] == target
-                for i in found
+                i == target or (i not in graph and i.rpartition(".")[0] == target) for i in found
             )
         }
         for name, found in graph.items()

@@ -33,8 +33,10 @@ def allowed(logits: np.ndarray, params: SamplingParams) -> set[int]:
     return {int(i) for i in order if p[i] >= params.min_p * (1 - 1e-6)}
 
 
-def test_temperature_0_is_greedy() -> None:
-    assert drawn(SamplingParams(temperature=0)) == {int(LOGITS.argmax())}
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1e-9])
+def test_no_temperature_is_greedy(temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, top_k=50)
+    assert drawn(params, times=5) == {int(LOGITS.argmax())}
 
 
 @settings(max_examples=60, deadline=None)

@@ -202,9 +202,10 @@ class Llama:
 
     def _sampling(self) -> Iterator[tuple[str, float]]:
         for name, key in _SAMPLING_KEYS.items():
-            value = self.metadata(f"general.sampling.{key}")
-            if value is not None:
-                yield name, float(value)
+            text = self.metadata(f"general.sampling.{key}")
+            with contextlib.suppress(TypeError, ValueError):  # absent, or not a number
+                if 0 <= (value := float(text or "")) < 1e6:
+                    yield name, value
 
     def _offloaded(self) -> tuple[int, int]:
         """Layers on a GPU and layers in all, as llama.cpp said while it loaded."""

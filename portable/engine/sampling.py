@@ -21,6 +21,8 @@ Weights = npt.NDArray[np.float32]
 
 # exp() of anything further below the maximum is 0 in float32, so such tokens are never drawn.
 _FLOOR = 104.0
+# Below it the likeliest token has all the weight, and float32 can no longer divide by it.
+_COLDEST = 1e-4
 _BLOCK = 64
 _LIKELY = 1024
 
@@ -47,7 +49,7 @@ class Sampler:
                 "the model computed a value that is not a number",
                 hint="the model file is probably damaged: convert it again",
             )
-        token = best if params.temperature == 0 else self._draw(logits, peak)
+        token = best if params.temperature < _COLDEST else self._draw(logits, peak)
         if self._counts_tokens:
             self._counts[token] = self._counts.get(token, 0) + 1
             if params.repetition_penalty != 1.0:

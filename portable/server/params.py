@@ -20,8 +20,6 @@ _COPIED = (
     "logit_bias",
     "seed",
 )
-# Below it the likeliest token has all the weight, and float32 can no longer divide by it.
-_COLDEST = 1e-4
 
 
 class UnsupportedContent(InvalidRequest):
@@ -33,8 +31,6 @@ def sampling(request: Sampling) -> dict[str, Any]:
     said = {name: value for name in _COPIED if (value := getattr(request, name)) is not None}
     if request.repetition_penalty is None and request.repeat_penalty is not None:
         said["repetition_penalty"] = request.repeat_penalty
-    if said.get("temperature", 1) < _COLDEST:
-        said["temperature"] = 0.0
     if (limit := token_limit(request)) is not None:
         said["max_tokens"] = limit
     stop = request.stop
