@@ -28,6 +28,10 @@ from portable.errors import EngineError, ModelFileError, NotEnoughMemory, Unsupp
 
 # ggml reads this when it is loaded; without it an abort first waits for a debugger.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+# So does libgomp. Measured on two cores: its long spinning collapses as soon as another program
+# runs, short spinning costs nothing. With many cores waking them up may cost more: not measured.
+if default_threads() <= 4:
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
 import llama_cpp as lib
 from llama_cpp._ggml import libggml
