@@ -38,6 +38,7 @@ class FakeBackend:
         self.context = context or cells
         self.answer = answer
         self.slots: dict[int, list[int]] = {}
+        self.held: dict[int, list[object]] = {}
         self.batches: list[list[tuple[str, int]]] = []
         self.faults: list[Exception] = []
         self.bad_rows: set[str] = set()
@@ -55,8 +56,7 @@ class FakeBackend:
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
         if self.faults:
             raise self.faults.pop(0)
-        held = sum(map(len, self.slots.values()))
-        if held + sum(part.count for part in slices) > self.cells:
+        if len(self._cells()) + sum(part.count for part in slices) > self.cells:
             raise CacheFull
         self.batches.append([(part.sequence.id, part.count) for part in slices])
         rows = [self._row(part) for part in slices]
@@ -65,11 +65,13 @@ class FakeBackend:
     def keep(self, slot: int, count: int) -> None:
         assert count <= len(self.slots.get(slot, [])), "keeps more than the slot holds"
         self.slots[slot] = self.slots.get(slot, [])[:count]
+        self.held[slot] = self.held.get(slot, [])[:count]
 
     def copy(self, source: int, slot: int, count: int) -> None:
         assert not self.slots.get(slot), "copies into a slot that is not empty"
         assert count <= len(self.slots[source])
         self.slots[slot] = self.slots[source][:count]
+        self.held[slot] = self.held[source][:count]
 
     def abort(self) -> None:
         self.aborted += 1
@@ -77,10 +79,15 @@ class FakeBackend:
 
     def close(self) -> None: ...
 
+    def _cells(self) -> set[int]:
+        """Cells in use; sequences that share a prefix share its cells, as in llama.cpp."""
+        return {id(cell) for cells in self.held.values() for cell in cells}
+
     def _row(self, part: Slice) -> npt.NDArray[np.float32] | None:
         held = self.slots.setdefault(part.sequence.slot, [])
         assert part.start == len(held), "a gap or a repetition in the positions"
         held += part.tokens
+        self.held.setdefault(part.sequence.slot, []).extend(object() for _ in part.tokens)
         if not part.wants_logits:
             return None
         prompt, _, said = bytes(held).rpartition(ASK)

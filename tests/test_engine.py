@@ -71,6 +71,65 @@ def test_a_busy_prefix_is_shared_by_copy() -> None:
     assert usage and usage.cached_tokens == 140
 
 
+def test_another_request_does_not_cost_a_conversation_its_prefix() -> None:
+    backend = FakeBackend(cells=300, answer=lambda prompt: b"ok")
+    engine = make_engine(backend, slots=4)
+    ask(engine, "turn 1", "x" * 200)
+    run(engine)
+    backend.answer = lambda prompt: b"a longer answer"
+    ask(engine, "other", "y" * 20)
+    engine.step()
+    ask(engine, "turn 2", "x" * 200 + ">ok" + "z" * 10)
+    usage = run(engine)["turn 2"][-1].usage
+    assert usage and usage.cached_tokens == 203
+
+
+def test_what_cannot_be_admitted_evicts_nothing() -> None:
+    backend = FakeBackend(cells=300)
+    engine = make_engine(backend, slots=4)
+    ask(engine, "idle", "i" * 40)
+    run(engine)
+    ask(engine, "running", "r" * 100)
+    engine.step()
+    ask(engine, "big", "b" * 250)
+    engine.step()
+    assert any(slot.tokens[:40] == [*b"i" * 40] for slot in engine.scheduler.prefix.slots)
+    assert text(run(engine)["big"]) == "B" * 49, "the context ends it"
+
+
+def test_shared_cells_count_once() -> None:
+    backend = FakeBackend(cells=400, answer=lambda prompt: b"ok" * 9)
+    engine = make_engine(backend, slots=4)
+    for id in "abcd":
+        ask(engine, id, "s" * 250 + id)
+        engine.step()
+    assert len(engine.scheduler.running) == 4
+    assert engine.scheduler.prefix.free_cells > 100
+    assert all(text(deltas).endswith("k") for deltas in run(engine).values())
+
+
+def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, step_tokens=16, shared_step_tokens=16)
+    ask(engine, "long", "x" * 500)
+    ask(engine, "short", "y" * 5)
+    engine.step()
+    assert ("short", 6) in backend.batches[0]
+
+
+def test_a_model_that_keeps_no_parts_is_read_again_after_an_abort() -> None:
+    backend = FakeBackend()
+    backend.can_keep_part = False
+    engine = make_engine(backend, step_tokens=4, shared_step_tokens=4)
+    for id in ("one", "two"):
+        ask(engine, id, "hello world")
+        engine.step()
+        backend.faults = [Aborted()]
+        deltas = run(engine)[id]
+        assert text(deltas) == "HELLO WORLD!"
+        assert deltas[-1].usage and deltas[-1].usage.cached_tokens == 0
+
+
 def test_the_same_prompt_again_uses_the_same_slot() -> None:
     backend = FakeBackend(answer=lambda prompt: b"a long answer " * 20)
     engine = make_engine(backend, slots=4)

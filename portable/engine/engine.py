@@ -44,7 +44,8 @@ class Engine:
     _requests: dict[str, Request] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.config, self.backend.cells)
+        reuse = self.backend.can_keep_part
+        self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse)
 
     @property
     def has_work(self) -> bool:
@@ -125,7 +126,10 @@ class Engine:
 
     def _roll_back(self, slices: list[Slice]) -> None:
         for part in slices:
-            self.backend.keep(part.sequence.slot, part.sequence.cached)
+            if self.backend.can_keep_part:
+                self.backend.keep(part.sequence.slot, part.sequence.cached)
+            else:
+                self.scheduler.rewind(part.sequence)
 
     def _sample(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> Delta:
         """The next token of one sequence, and the text that it brings."""
@@ -158,7 +162,6 @@ class Engine:
         text: str = "",
     ) -> Delta:
         sequence = request.sequence
-        sequence.finish_reason = reason
         self.scheduler.finish(sequence, keep=error is None)
         del self._requests[sequence.id]
         told = (error.code or "error", str(error)) if error else None

@@ -27,19 +27,29 @@ Move = Keep | Copy
 
 @dataclass(slots=True)
 class Slot:
-    """One sequence id of llama.cpp's memory and the tokens that it holds."""
+    """One sequence id of llama.cpp's memory: the tokens that it holds, and in which cells."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
     busy: bool = False
     used_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The slot whose first `count` tokens begin a prompt; `in_place`: it may be taken over."""
+
+    source: Slot | None
+    count: int
+    in_place: bool
 
 
 class PrefixCache:
     """Slots, what they hold and who uses them; the engine carries out the moves.
 
-    `cells` is the size of the cache in tokens. Cells shared by `Copy` are counted in each slot that
-    holds them: the count is never too low, and a shared prefix may be evicted a little early.
+    `cells` is the size of the cache in tokens. A cell that several slots share by `Copy` counts
+    once, as in llama.cpp, and is free when the last of them lets it go.
     """
 
     def __init__(self, slots: int, cells: int, *, reuse: bool = True) -> None:
@@ -47,60 +57,22 @@ class PrefixCache:
         self.cells = cells
         self._reuse = reuse
         self._clock = 0
+        self._next_cell = 0
+        self._holders: dict[int, int] = {}
 
     @property
     def free_cells(self) -> int:
-        return self.cells - sum(len(slot.tokens) for slot in self.slots)
+        return self.cells - len(self._holders)
 
     @property
     def has_idle_slot(self) -> bool:
         return any(not slot.busy for slot in self.slots)
 
-    def acquire(self, tokens: list[int]) -> tuple[int, int, list[Move]]:
-        """A slot for a sequence, how many of its tokens it will hold, the moves to get there.
+    def match(self, tokens: list[int]) -> Match:
+        """The longest prefix of a prompt that some slot holds.
 
         At least one token is left to decode: its logits say what comes next.
         """
-        source, count = self._longest_match(tokens)
-        target = self._target(source, count, len(tokens))
-        moves: list[Move] = []
-        if target is source:
-            moves.append(Keep(target.id, count))
-        else:
-            moves.append(Keep(target.id, 0))
-            if count and source is not None:
-                moves.append(Copy(source.id, target.id, count))
-        target.tokens = tokens[:count]
-        target.busy = True
-        self._touch(target)
-        return target.id, count, moves
-
-    def extend(self, slot: int, tokens: list[int]) -> None:
-        """These tokens were decoded into the slot."""
-        self.slots[slot].tokens += tokens
-
-    def release(self, slot: int, *, keep: bool = True) -> list[Move]:
-        """The sequence is done; its tokens stay for the next turn unless `keep` is False."""
-        held = self.slots[slot]
-        held.busy = False
-        self._touch(held)
-        if keep and self._reuse:
-            return []
-        held.tokens = []
-        return [Keep(slot, 0)]
-
-    def evict(self, need: int) -> list[Move]:
-        """Drop idle slots, the longest unused first, until `need` cells are free."""
-        moves: list[Move] = []
-        idle = (slot for slot in self.slots if not slot.busy and slot.tokens)
-        for slot in sorted(idle, key=lambda slot: slot.used_at):
-            if self.free_cells >= need:
-                break
-            slot.tokens = []
-            moves.append(Keep(slot.id, 0))
-        return moves
-
-    def _longest_match(self, tokens: list[int]) -> tuple[Slot | None, int]:
         best: Slot | None = None
         count = 0
         for slot in self.slots if self._reuse else ():
@@ -108,14 +80,77 @@ class PrefixCache:
             # Among equals an idle slot is better: it is used in place, without a second copy.
             if length > count or (length == count and length and not slot.busy):
                 best, count = slot, length
-        return best, count
+        idle = best is not None and not best.busy
+        # Taken over when little else is lost, or when the same prompt comes again.
+        little = best is not None and 2 * count >= len(best.tokens)
+        return Match(best, count, idle and (little or count == len(tokens) - 1))
 
-    def _target(self, source: Slot | None, count: int, length: int) -> Slot:
-        """The matching slot itself if it holds little else or the same prompt, else an idle one."""
-        if source and not source.busy and (2 * count >= len(source.tokens) or count == length - 1):
-            return source
+    def acquire(self, tokens: list[int], match: Match) -> tuple[int, list[Move]]:
+        """A slot that holds the match for a sequence, and the moves to get there."""
+        source, count = match.source, match.count
+        target = source if match.in_place and source else self._idle_slot(source)
+        if target is source:
+            moves = self._shorten(target, count)
+        else:
+            moves = self._shorten(target, 0)
+            if source:
+                moves.append(self._share(source, target, count))
+        target.busy = True
+        self._touch(target)
+        return target.id, moves
+
+    def extend(self, slot: int, tokens: list[int]) -> None:
+        """These tokens were decoded into the slot."""
+        held, first = self.slots[slot], self._next_cell
+        self._next_cell += len(tokens)
+        held.tokens += tokens
+        held.cells += range(first, self._next_cell)
+        self._holders |= dict.fromkeys(range(first, self._next_cell), 1)
+
+    def release(self, slot: int, *, keep: bool = True) -> list[Move]:
+        """The sequence is done; its tokens stay for the next turn unless `keep` is False."""
+        held = self.slots[slot]
+        held.busy = False
+        self._touch(held)
+        return [] if keep and self._reuse else self._shorten(held, 0)
+
+    def empty(self, slot: int) -> list[Move]:
+        """Forget all that a slot holds; whoever uses it goes on using it."""
+        return self._shorten(self.slots[slot], 0)
+
+    def within_reach(self, spare: Slot | None = None) -> int:
+        """Cells that would be free if all idle slots but `spare` were dropped."""
+        staying = (slot for slot in self.slots if slot.busy or slot is spare)
+        return self.cells - len({cell for slot in staying for cell in slot.cells})
+
+    def evict(self, need: int, spare: Slot | None = None) -> list[Move]:
+        """Drop idle slots but `spare`, the longest unused first, until `need` cells are free."""
+        idle = [slot for slot in self.slots if slot.tokens and not slot.busy and slot is not spare]
+        moves: list[Move] = []
+        for slot in sorted(idle, key=lambda slot: slot.used_at):
+            if self.free_cells >= need:
+                break
+            moves += self._shorten(slot, 0)
+        return moves
+
+    def _idle_slot(self, source: Slot | None) -> Slot:
+        """The best slot to overwrite: an empty one, else the longest unused."""
         idle = [slot for slot in self.slots if not slot.busy]
         return min(idle, key=lambda slot: (bool(slot.tokens), slot is source, slot.used_at))
+
+    def _share(self, source: Slot, target: Slot, count: int) -> Move:
+        target.tokens, target.cells = source.tokens[:count], source.cells[:count]
+        for cell in target.cells:
+            self._holders[cell] += 1
+        return Copy(source.id, target.id, count)
+
+    def _shorten(self, slot: Slot, count: int) -> list[Move]:
+        for cell in slot.cells[count:]:
+            self._holders[cell] -= 1
+            if not self._holders[cell]:
+                del self._holders[cell]
+        slot.tokens, slot.cells = slot.tokens[:count], slot.cells[:count]
+        return [Keep(slot.id, count)]
 
     def _touch(self, slot: Slot) -> None:
         self._clock += 1

@@ -21,12 +21,12 @@ class Plan:
 class Scheduler:
     """Running sequences first, one token each, then prompt chunks up to the step's budget.
 
-    First come, first served. When the cache is full, idle prefixes go first; then the newest
-    running sequence steps back into the queue and is read again later: no answer is lost.
+    Admission is first come, first served. When the cache is full, idle prefixes go first; then the
+    newest running sequence steps back into the queue and is read again later: no answer is lost.
     """
 
-    def __init__(self, config: EngineConfig, cells: int) -> None:
-        self.prefix = PrefixCache(config.slots, cells, reuse=config.prefix_cache)
+    def __init__(self, config: EngineConfig, cells: int, *, reuse: bool = True) -> None:
+        self.prefix = PrefixCache(config.slots, cells, reuse=reuse and config.prefix_cache)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._config = config
@@ -63,10 +63,15 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def relieve(self) -> bool:
-        """The cache turned out to be full: give up idle prefixes, else the newest sequence."""
-        moves = self.prefix.evict(self.prefix.cells)
+        """The cache turned out to be full: give up an idle prefix, else the newest sequence."""
+        moves = self.prefix.evict(self.prefix.free_cells + 1)
         self._moves += moves
         return bool(moves) or self.preempt_newest()
+
+    def rewind(self, sequence: Sequence) -> None:
+        """Nothing of this sequence is in the cache any more: it is read again from its start."""
+        self._moves += self.prefix.empty(sequence.slot)
+        sequence.cached = 0
 
     def preempt_newest(self) -> bool:
         """The newest running sequence steps back to the queue's head; False when it runs alone."""
@@ -82,12 +87,15 @@ class Scheduler:
         """Give slots to waiting sequences while their prompts fit beside those being read."""
         while self.waiting and self.prefix.has_idle_slot:
             sequence = self.waiting[0]
-            promised = sum(s.pending for s in self.running)
-            if self.running and not self._make_room(promised + len(sequence.tokens)):
+            match = self.prefix.match(sequence.tokens)
+            need = sum(s.pending for s in self.running) + len(sequence.tokens) - match.count
+            if self.running and self.prefix.within_reach(match.source) < need:
                 return
+            self._moves += self.prefix.evict(need, match.source)
             self.waiting.popleft()
-            sequence.slot, sequence.cached, moves = self.prefix.acquire(sequence.tokens)
-            sequence.reused = max(sequence.reused, min(sequence.cached, sequence.n_prompt))
+            sequence.slot, moves = self.prefix.acquire(sequence.tokens, match)
+            sequence.cached = match.count
+            sequence.reused = max(sequence.reused, min(match.count, sequence.n_prompt))
             self._moves += moves
             self.running.append(sequence)
 
@@ -99,10 +107,14 @@ class Scheduler:
         return [Slice(s, s.cached, 1) for s in self.running if s.pending == 1]
 
     def _prompts(self, slices: list[Slice]) -> None:
-        """Add prompt chunks, oldest first, within the step's budget and the free cells."""
+        """Add prompt chunks within the step's budget and the free cells.
+
+        The one that needs least goes first: a short prompt does not wait behind a long one.
+        """
         budget = self._config.shared_step_tokens if slices else self._config.step_tokens
         taken = len(slices)
-        for sequence in [s for s in self.running if s.pending > 1]:
+        reading = [s for s in self.running if s.pending > 1]
+        for sequence in sorted(reading, key=lambda s: s.pending):
             want = min(sequence.pending, budget)
             self._make_room(taken + want)
             count = min(want, self.prefix.free_cells - taken)

@@ -56,7 +56,6 @@ class Sequence:
     slot: int = -1
     cached: int = 0
     reused: int = 0
-    finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)
@@ -69,10 +68,6 @@ class Sequence:
     @property
     def n_output(self) -> int:
         return len(self.tokens) - self.n_prompt
-
-    @property
-    def is_finished(self) -> bool:
-        return self.finish_reason is not None
 
     @property
     def is_running(self) -> bool:
