@@ -38,7 +38,10 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Entry:
-    """One known model; `modelscope` and `huggingface` are `org/name` there, `context` in tokens."""
+    """One known model; `modelscope` and `huggingface` are `org/name` there.
+
+    `context` is the length it was trained for, in tokens.
+    """
 
     name: str
     modelscope: str

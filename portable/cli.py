@@ -15,6 +15,7 @@ import typer
 from portable import __version__
 from portable.errors import PortableError
 from portable.flags import (
+    SLOTS,
     Running,
     Sampling,
     Source,
@@ -58,6 +59,12 @@ def edge(command: Callable[..., int]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader left, as in `portable chat | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
+        except Exception as error:
+            if os.environ.get("PORTABLE_DEBUG"):
+                raise
+            say(f"portable: unexpected {type(error).__name__}: {error}")
+            say("Please report this, with what PORTABLE_DEBUG=1 shows.")
+            code = 1
         raise typer.Exit(code)
 
     return run
@@ -138,6 +145,7 @@ def chat(
         typer.Option("--result-path", "--result_path", help="Append each turn, as JSON lines."),
     ] = None,
     bare_commands: Annotated[bool, typer.Option(help="exit, clear … without a slash.")] = True,
+    thinking: Annotated[bool | None, typer.Option(help="Let a model that can think do so.")] = None,
 ) -> int:
     """Talk to a model in the terminal."""
     from portable import chat as terminal
@@ -153,6 +161,8 @@ def chat(
         result_path=result_path,
         prompt=prompt,
         bare_commands=bare_commands,
+        thinking=thinking,
+        quiet=source.quiet,
     )
     return terminal.run(engine(found, running, slots=1), options, say)
 
@@ -181,7 +191,7 @@ def serve(
     fail_while_loading: Annotated[
         bool, typer.Option("--fail-while-loading", help="503 instead of waiting for the model.")
     ] = False,
-    parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = 16,
+    parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
     from portable.server.config import ServerConfig
@@ -265,7 +275,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
 
     return EngineConfig(
         found.path,
-        context=running.context or found.context or 0,
+        context=running.context,
         slots=slots,
         threads=running.threads,
         gpu_layers=parse_gpu_layers(running.gpu_layers),

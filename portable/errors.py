@@ -114,6 +114,7 @@ class NonFiniteLogits(EngineError):
 
 class TemplateError(PortableError):
     exit_code = 3
+    status = 400  # nothing to try again: the same messages fail the same way
     code = "chat_template_error"
 
 

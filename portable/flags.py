@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from portable.engine.config import FlashAttention
+from portable.engine.config import EngineConfig, FlashAttention
 from portable.errors import UsageError
 
 
@@ -35,19 +35,30 @@ class Source:
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
 
 
+# One home for each default: the engine's own.
+_ENGINE: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(EngineConfig)}
+SLOTS: Any = _ENGINE["slots"]
+
+
 @dataclass(frozen=True)
 class Running:
     """How the model runs."""
 
     context: Annotated[
         int, typer.Option("--context", "-c", help="Tokens; 0: the model's, at most 8192.")
-    ] = 0
+    ] = _ENGINE["context"]
     gpu_layers: Annotated[str, typer.Option(help="Layers on the GPU: auto, all or a number.")] = (
-        "auto"
+        _ENGINE["gpu_layers"]
     )
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: one per physical core.")] = 0
-    flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = "auto"
-    mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = True
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: one per physical core.")] = _ENGINE[
+        "threads"
+    ]
+    flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = _ENGINE[
+        "flash_attention"
+    ]
+    mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
+        "mmap"
+    ]
 
 
 @dataclass(frozen=True)

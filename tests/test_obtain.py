@@ -226,7 +226,7 @@ def test_a_known_name_brings_its_sampling_and_the_hub_ids_suffix(
     model = get("qwen2.5-0.5b:q8_0")
     assert (model.id, model.full_id) == ("Qwen2.5-0.5B-Instruct", QWEN)
     assert "qwen2.5-0.5b-instruct" in model.aliases
-    assert model.sampling["top_k"] == 20 and model.context == 32768
+    assert model.sampling["top_k"] == 20
     assert get(QWEN, quant="Q8_0") == model
 
 

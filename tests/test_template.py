@@ -56,7 +56,13 @@ def test_what_templates_use() -> None:
         == "01"
     )
     assert len(render("{{ strftime_now('%Y') }}")) == 4
-    assert render("{{ '%02d' % 7 }}{{ 'x' * 3 }}") == "07xxx"
+    assert render("{{ '%02d' % 7 }}{{ 'x' * 3 }}{{ 1200 * 1200 }}") == "07xxx1440000"
+    assert (
+        render("{{ '{:>5}|{}'.format('a', 1 + 1) }}{{ 'a-b' | replace('-', '+') }}") == "    a|2a+b"
+    )
+    assert render("{{ {'b': 1, 'a': [2]} | tojson(separators=(',', ':'), sort_keys=True) }}") == (
+        '{"a":[2],"b":1}'
+    )
 
 
 def test_a_template_may_refuse_messages() -> None:
@@ -94,6 +100,13 @@ BOMBS = [
     "{{ 'a' | indent(10 ** 9) }}",
     "{{ '%9999999999d' % 1 }}",
     "{{ '{:9999999999}'.format(1) }}",
+    "{{ '{:{}}'.format('x', '99999999') }}",
+    "{{ '%99999999d' | format(1) }}",
+    "{{ [[1]] | tojson(indent=20000000) }}",
+    "{{ ('a' * 10000) | replace('a', 'b' * 100000) }}",
+    "{{ ('a' * 10000).replace('a', 'b' * 100000) }}",
+    "{% set n = namespace(x='a') %}{% for i in range(50) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "{% set n = namespace(x=9) %}{% for i in range(50) %}{% set n.x = n.x * n.x %}{% endfor %}",
     "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
 ]

@@ -32,12 +32,19 @@ class Answerer:
         self._id, self._stopped = next(self._ids), False
         self._streams.open(self._id)
         with on_interrupt(self._stop):
-            tokens = self._service.chat(self._id, messages, self._options, self._params)
+            tokens = self._submit(messages)
             if self._stopped:  # before the worker knew of it
                 self._stop()
             if tokens > self._context * (1 - spare):
                 self._withdraw(tokens)
             return self._collect(show)
+
+    def _submit(self, messages: list[Message]) -> int:
+        try:
+            return self._service.chat(self._id, messages, self._options, self._params)
+        except BaseException:  # nothing will ever come
+            self._streams.close(self._id)
+            raise
 
     @property
     def _context(self) -> int:

@@ -16,9 +16,10 @@ class ChatOptions:
 
     `system`: None is the chat template's own default, "" no system prompt. `params` may be a
     function, asked once when the model is loaded, for defaults that come with the model. `stats`:
-    None is yes in a conversation and no for a single answer. `prompt` asks for a single answer.
+    None is yes, and no with `quiet`. `prompt` asks for a single answer.
     `bare_commands` False lets `clear`, `exit` and the like be sent as messages. `thinking` is
-    given to the template as `enable_thinking`; None leaves it to the template.
+    given to the template as `enable_thinking`; None leaves it to the template. `quiet` leaves out
+    the bar while loading and the line on what runs where.
     """
 
     system: str | None = None
@@ -31,3 +32,8 @@ class ChatOptions:
     prompt: str | None = None
     bare_commands: bool = True
     thinking: bool | None = None
+    quiet: bool = False
+
+    @property
+    def shows_stats(self) -> bool:
+        return not self.quiet if self.stats is None else self.stats

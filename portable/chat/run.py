@@ -70,13 +70,14 @@ def _with_model(
     config: EngineConfig, options: ChatOptions, say: Say, work: Callable[[Ask], int]
 ) -> int:
     streams = Streams()
-    service = _load(config, streams)
+    service = _load(config, streams, quiet=options.quiet)
     try:
         info = service.info
-        say(
-            f"{config.model.stem}: {info.placement} ({service.offload_reason}),"
-            f" context {info.context} tokens, loaded in {info.load_seconds:.1f} s"
-        )
+        if not options.quiet:
+            say(
+                f"{config.model.stem}: {info.placement} ({service.offload_reason}),"
+                f" context {info.context} tokens, loaded in {info.load_seconds:.1f} s"
+            )
         params = options.params(info) if callable(options.params) else options.params
         return work(Answerer(service, streams, params, _template_options(options)))
     finally:
@@ -87,12 +88,12 @@ def _template_options(options: ChatOptions) -> dict[str, Any]:
     return {} if options.thinking is None else {"enable_thinking": options.thinking}
 
 
-def _load(config: EngineConfig, streams: Streams) -> Service:
+def _load(config: EngineConfig, streams: Streams, *, quiet: bool) -> Service:
     """The model, with a bar at a terminal. Ctrl-C counts when llama.cpp has come back."""
     pressed: list[bool] = []
     with (
         on_interrupt(lambda: pressed.append(True)),
-        progress(quiet=not is_terminal(sys.stderr)) as report,
+        progress(quiet=quiet or not is_terminal(sys.stderr)) as report,
     ):
         size = config.model.stat().st_size if config.model.is_file() else 0
         service = Service(
@@ -112,7 +113,7 @@ def _talk(ask: Ask, options: ChatOptions, record: Record) -> int:
         record,
         Reader(options.bare_commands),
         stream=options.stream,
-        stats=options.stats is not False,
+        stats=options.shows_stats,
     ).run()
 
 
@@ -123,7 +124,7 @@ def _once(ask: Ask, options: ChatOptions, record: Record, prompt: str) -> int:
     write(ending if options.stream else answer.text + ending)
     if answer.cut:
         whisper(f"The answer is cut: {answer.cut}.")
-    if options.stats and answer.usage:
+    if options.shows_stats and answer.usage:
         whisper(figures(answer.usage, answer.context))
     conversation.turns[0].answer = answer.text
     record.append(answer.text, conversation.messages(), stopped=answer.stopped)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from portable.engine import protocol
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta
 from portable.engine.service import Service
+from portable.errors import EngineError
 
 _BEAT_SECONDS = 1.0
 
@@ -88,7 +90,11 @@ class Child:
         return command
 
     def _deliver(self, deltas: list[Delta]) -> None:
-        self._send(protocol.Deltas(deltas))
+        try:
+            self._send(protocol.Deltas(deltas))
+        except Exception:  # requests would wait for ever: better to be started again
+            traceback.print_exc()
+            os._exit(EngineError.exit_code)
 
     def _loading(self, fraction: float) -> None:
         self._send(protocol.Loading(fraction))

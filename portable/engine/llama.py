@@ -78,6 +78,11 @@ class Llama:
         self._abort_flag = ctypes.create_string_buffer(2)
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
+        if not self._memory or lib.llama_model_has_encoder(self._model):
+            raise UnsupportedModel(
+                f"{config.model.name} is an encoder: it makes embeddings, not text",
+                hint="choose a model that generates text",
+            )
         self.cells = self.context = lib.llama_n_ctx(self._context)
         self.slots = config.slots
         self.can_keep_part = not (
@@ -208,7 +213,8 @@ class Llama:
         for name, key in _SAMPLING_KEYS.items():
             text = self.metadata(f"general.sampling.{key}")
             with contextlib.suppress(TypeError, ValueError):  # absent, or not a number
-                if 0 <= (value := float(text or "")) < 1e6:
+                value = float(text or "")
+                if 0 <= value < 1e6 and (value or name != "repetition_penalty"):
                     yield name, value
 
     def _offloaded(self) -> tuple[int, int]:
@@ -221,9 +227,9 @@ class Llama:
     # --- loading ---
 
     def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
-        size = config.model.stat().st_size
+        self._available = psutil.virtual_memory().available
         if not self.offload.layers:
-            check_memory(size, 0, psutil.virtual_memory().available)
+            check_memory(config.model.stat().st_size, 0, self._available)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
@@ -244,7 +250,8 @@ class Llama:
         trained = lib.llama_model_n_ctx_train(self._model)
         context = config.context or min(trained, config.default_context)
         if not self.offload.layers:
-            check_memory(0, self._cache_bytes(context), psutil.virtual_memory().available)
+            size = config.model.stat().st_size
+            check_memory(size, self._cache_bytes(context), self._available)
         params = lib.llama_context_default_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
@@ -252,6 +259,8 @@ class Llama:
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = True
         params.no_perf = True
+        # "On the CPU" means that nothing is computed elsewhere, large prompts included.
+        params.op_offload = params.offload_kqv = bool(self.offload.layers)
         params.flash_attn_type = self._flash_attention(config)
         self._set_abort(params)
         made = lib.llama_init_from_model(self._model, params)

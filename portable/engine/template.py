@@ -1,14 +1,16 @@
 """Messages -> prompt text, by the model's own Jinja template, sandboxed and bounded. Pure.
 
 The template comes with the model file and is not trusted: no attribute of Python can be reached, no
-object changed, and time and size are limited. Nor is a user's text: what would name a control token
-in it (<|im_end|>) is marked, so that it is tokenized as the plain text that it is.
+object changed, its time is limited, and so is what its operators and filters can build. Nor is a
+user's text: what would name a control token in it (<|im_end|>) is marked, so that it is tokenized
+as the plain text that it is.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import sys
 import time
@@ -30,7 +32,10 @@ Message = dict[str, Any]
 MARK, UNMARK = "\ufdd0", "\ufdd1"
 _MARKED = re.compile(f"{MARK}(.*?){UNMARK}", re.DOTALL)
 _WIDE = re.compile(r"\*|\d{4,}")
-_MAX_OPERAND = 1_000_000
+_MAX_SIZE = 4_000_000
+_MAX_NUMBER = 100_000
+_MAX_PRODUCT = 10_000_000
+_MAX_BITS = 1 << 14
 _SECONDS = 5.0
 
 
@@ -45,24 +50,38 @@ class _TooMuch(Exception):
 class _Environment(ImmutableSandboxedEnvironment):
     """The environment of transformers, with operators that could eat all memory bounded."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and abs(right) > 64:
-            raise _TooMuch(f"exponent {right}")
-        if operator == "*" and _size(left) * _size(right) > _MAX_OPERAND:
+        texts = [value for value in (left, right) if not isinstance(value, int | float)]
+        if operator == "%" and isinstance(left, str):
+            _check_format(left)
+        elif operator == "*" and texts and _size(left) * _size(right) > _MAX_SIZE:
             raise _TooMuch("a repeated text")
-        if operator == "%" and isinstance(left, str) and _WIDE.search(left):
-            raise _TooMuch("a wide format")
+        elif operator == "+" and texts and _size(left) + _size(right) > _MAX_SIZE:
+            raise _TooMuch("a long text")
+        elif not texts and _bits(left) * (_bits(right) if operator == "*" else right) > _MAX_BITS:
+            raise _TooMuch("a large number")
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, int) and abs(a) > _MAX_OPERAND for a in (*args, *kwargs.values())):
-            raise _TooMuch("a number argument")
-        owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str) and __obj.__name__.startswith("format") and _WIDE.search(owner):
-            raise _TooMuch("a wide format")
+        _check_arguments(args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """str.format, with formats that cannot ask for a text of any width."""
+        formatted = super().wrap_str_format(value)
+        owner = getattr(value, "__self__", None)
+        if formatted is None or owner is None:
+            return formatted
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            _check_format(owner)
+            for argument in (*args, *kwargs.values()):
+                _check_format(str(argument)) if "{:{" in owner else None
+            return formatted(*args, **kwargs)
+
+        return bounded
 
 
 class ChatTemplate:
@@ -93,7 +112,8 @@ class ChatTemplate:
         TemplateError if it fails or takes more than its time or size.
         """
         shown = [self._marked(message) for message in messages]
-        values = {**self._globals, "add_generation_prompt": True, **options, "messages": shown}
+        told = {name: self._mark(value) for name, value in options.items()}
+        values = {**self._globals, "add_generation_prompt": True, **told, "messages": shown}
         try:
             return self._run(values)
         except _Refused as error:
@@ -167,32 +187,78 @@ def _environment() -> _Environment:
     env.globals["raise_exception"] = _refuse
     env.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     env.filters["tojson"] = _tojson
-    for name in ("center", "indent", "wordwrap", "format"):
+    env.filters["format"] = _format
+    for name in ("center", "indent", "wordwrap", "tojson"):
         env.filters[name] = _bounded(env.filters[name])
+    env.filters["replace"] = _replace
     return env
 
 
 def _bounded(filter: Callable[..., Any]) -> Callable[..., Any]:
-    def run(value: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, int) and abs(a) > 1000 for a in (*args, *kwargs.values())):
-            raise _TooMuch("a number argument")
-        return filter(value, *args, **kwargs)
+    """A filter whose numbers and texts are bounded."""
 
-    return functools.update_wrapper(run, filter)
+    @functools.wraps(filter)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        _check_arguments(args, kwargs)
+        return filter(*args, **kwargs)
+
+    return run
+
+
+def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse numbers that are widths or counts of no chat, and texts that multiply."""
+    for argument in (*args, *kwargs.values()):
+        if isinstance(argument, int) and abs(argument) > _MAX_NUMBER:
+            raise _TooMuch("a number argument")
+    texts = [argument for argument in args if isinstance(argument, str)]
+    if len(texts) > 1 and math.prod(len(text) + 1 for text in texts) > _MAX_PRODUCT:
+        raise _TooMuch("text arguments")
+
+
+def _check_format(text: str) -> None:
+    if _WIDE.search(text):
+        raise _TooMuch("a wide format")
+
+
+def _format(text: str, *args: Any, **kwargs: Any) -> str:
+    """The filter `format`: printf's, bounded."""
+    _check_format(text)
+    return str(text % (kwargs or args))
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    """The filter `replace`, with a result that is bounded."""
+    text = str(text)
+    if len(text) + text.count(old) * len(new) > _MAX_SIZE:
+        raise _TooMuch("a replaced text")
+    return text.replace(old, new, count)
 
 
 def _refuse(message: str) -> None:
     raise _Refused(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers' templates expect it: Chinese stays readable, HTML is not escaped."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _size(value: Any) -> int:
     if isinstance(value, str | list | tuple):
         return max(len(value), 1)
     return abs(value) if isinstance(value, int) else 1
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 64
 
 
 def _either(texts: list[str]) -> re.Pattern[str]:

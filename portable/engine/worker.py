@@ -112,6 +112,10 @@ class Streams:
     def open(self, id: str) -> None:
         self._queues[id] = queue.SimpleQueue()
 
+    def close(self, id: str) -> None:
+        """Nothing is going to be read: the request was refused."""
+        self._queues.pop(id, None)
+
     def __call__(self, deltas: list[Delta]) -> None:
         for delta in deltas:
             if (stream := self._queues.get(delta.id)) is not None:
@@ -127,4 +131,4 @@ class Streams:
                 if delta.finish_reason:
                     return
         finally:
-            del self._queues[id]
+            self.close(id)

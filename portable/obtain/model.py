@@ -17,14 +17,13 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class Model:
     """A GGUF at `path`. `id` is the name it is served by, `full_id` its `org/name` on a hub;
-    `context` in tokens where the catalogue knows it; `source` one line on where it came from."""
+    `source` one line on where it came from."""
 
     path: Path
     id: str
     full_id: str | None = None
     aliases: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
-    context: int | None = None
     source: str = ""
 
 

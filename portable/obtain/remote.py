@@ -135,7 +135,7 @@ def _known_model(path: Path, entry: catalogue.Entry | None, repo: str, source: s
     suffix = repo.rpartition("/")[2]
     if not entry:
         return Model(path, suffix, repo, source=source)
-    return Model(path, suffix, repo, entry.names, dict(entry.sampling), entry.context, source)
+    return Model(path, suffix, repo, entry.names, dict(entry.sampling), source)
 
 
 def _embedded(entry: catalogue.Entry, wish: Wish) -> Model | None:

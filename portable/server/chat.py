@@ -31,7 +31,7 @@ async def chat_completions(request: Request) -> Response:
         ),
     )
     prompt_tokens = await state.generator.accepted(request, stream, patient=not asked.stream)
-    headers = state.clamped(params.token_limit(asked), prompt_tokens)
+    headers = state.clamped(said, prompt_tokens)
     if asked.stream:
         return state.generator.stream(stream, envelope, headers)
     answer = await state.generator.answer(request, stream)

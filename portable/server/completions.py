@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -44,10 +44,10 @@ async def completions(request: Request) -> Response:
     ]
     if asked.stream:
         stream = await asks[0].accepted(patient=False)
-        return state.generator.stream(stream, envelope, {})
+        return state.generator.stream(stream, envelope, asks[0].headers)
     answers = await _together([ask.answer() for ask in asks])
     echoed = [str(prompt) if asked.echo else "" for prompt in prompts]
-    return JSON(_body(envelope, answers, echoed))
+    return JSON(_body(envelope, answers, echoed), headers=asks[0].headers)
 
 
 def read_prompts(prompt: str | list[Any]) -> list[Prompt]:
@@ -80,15 +80,17 @@ class _Ask:
     id: str
     prompt: Prompt
     said: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
 
     async def accepted(self, *, patient: bool) -> Stream:
         generator = self.state.generator
         stream = generator.open(self.id, self._command)
         try:
-            await generator.accepted(self.request, stream, patient=patient)
+            tokens = await generator.accepted(self.request, stream, patient=patient)
         except InvalidRequest as error:  # the engine knows prompts only as messages
             error.param = "prompt" if error.param == "messages" else error.param
             raise
+        self.headers = self.state.clamped(self.said, tokens)
         return stream
 
     async def answer(self) -> Answer:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from portable import __version__
 from portable.engine.sequence import Delta, Usage
 from portable.errors import Busy, EngineError, PortableError
 from portable.server import sse
@@ -62,8 +63,15 @@ class Envelope:
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> sse.Chunk:
-        head = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
-        return head | {"choices": choices} | more
+        return {
+            "id": self.id,
+            "object": self.kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": f"portable-{__version__}",
+            "choices": choices,
+            **more,
+        }
 
 
 class Generator:

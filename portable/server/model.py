@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import msgspec
 
@@ -22,9 +22,9 @@ log = logging.getLogger("portable")
 
 _STUCK_SECONDS = 600.0
 _TURNS = 10
-_MAX_STARTS = 3
+_MAX_FAILED = 3
 _TRIES = 2
-_START_WINDOW = 60.0
+_WINDOW = 60.0
 MakeCommand = Callable[[], protocol.Generate]
 
 
@@ -63,9 +63,11 @@ class Stream:
 
 
 class ModelProcess:
-    """Runs one EngineConfig in a child. After three starts in a minute that failed, it gives up.
+    """Runs one EngineConfig in a child, and again when that dies.
 
-    `failure` is the error of the last load that failed; `gone` is set once it has given up. A child
+    It gives up, and sets `gone`, only when the model cannot be loaded; `failure` says why. A child
+    that dies at work is started again, after a growing pause when that happens often: a request
+    that kills it slows the server down and does not end it. A child
     that says nothing for `silent_seconds` counts as dead. `running` is how many requests the child
     itself holds, as of its last sign of life.
     """
@@ -86,6 +88,7 @@ class ModelProcess:
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._silent = 0
+        self._lived = False
         self._steps = 0
         self._step_at = 0.0
 
@@ -150,27 +153,30 @@ class ModelProcess:
             self._child.stdin.write(protocol.frame(command))
 
     async def _supervise(self) -> None:
-        starts: deque[float] = deque(maxlen=_MAX_STARTS)
+        deaths: deque[float] = deque(maxlen=8)
+        failed_starts = 0
         while True:
-            starts.append(time.monotonic())
+            self.failure, self._lived = None, False
             try:
                 await self._run_child()
             except Exception:  # no process to be had, or one that talks nonsense
                 log.exception("the model's process failed")
-            crowded = len(starts) == _MAX_STARTS and time.monotonic() - starts[0] < _START_WINDOW
-            if crowded and not self.failure:
-                self.failure = EngineError(
-                    f"the model's process died {_MAX_STARTS} times within a minute",
-                    hint="try a smaller --context, or convert the model again",
-                )
-            if self.failure:
-                self.gone.set()
-                self.fail_all(self.failure)
+            failed_starts = 0 if self._lived else failed_starts + 1
+            # What cannot be loaded the first time is told at once; later it may be a passing want.
+            if failed_starts == _MAX_FAILED or (failed_starts and self.failure and not self.info):
+                self._give_up(self.failure or EngineError(f"the model failed {_MAX_FAILED} times"))
                 return
             self._keep_untouched()
             self._fail_sent(EngineError("the model's process died", hint="it is starting again"))
             self.restarts += 1
+            deaths.append(time.monotonic())
             log.warning("the model's process died; starting it again")
+            await asyncio.sleep(pause(deaths))
+
+    def _give_up(self, error: PortableError) -> None:
+        self.failure = error
+        self.gone.set()
+        self.fail_all(error)
 
     async def _run_child(self) -> None:
         """One life of the child, to its end."""
@@ -186,6 +192,7 @@ class ModelProcess:
             await self._read_events(self._child)
         finally:
             # From here on requests wait for the next child.
+            self._lived = self.ready.is_set()
             self.ready.clear()
             self.running = 0
             await self._end_child()
@@ -286,3 +293,10 @@ class ModelProcess:
         except TimeoutError:
             child.kill()
             await child.wait()
+
+
+def pause(deaths: Iterable[float]) -> float:
+    """Seconds until the next start: none after one death in a minute, then more and more."""
+    now = time.monotonic()
+    recent = sum(now - death < _WINDOW for death in deaths)
+    return 0.0 if recent < 2 else min(2.0 ** (recent - 2), 30.0)

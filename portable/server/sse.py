@@ -54,15 +54,21 @@ def error_event(message: str, code: str | None) -> bytes:
 
 
 async def with_keep_alive(stream: Stream, seconds: float) -> AsyncIterator[Delta | None]:
-    """The deltas, and None for each `seconds` of silence."""
+    """The deltas that say something, and None for each `seconds` of silence."""
     while True:
         delta = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                delta = await stream.next()
-        yield delta
+                while not (delta and _says(delta)):
+                    delta = await stream.next()
+        yield delta if delta and _says(delta) else None
         if delta and delta.finish_reason:
             return
+
+
+def _says(delta: Delta) -> bool:
+    """Whether a client gets to see something of it: half characters, for one, are not sent."""
+    return bool(delta.text or delta.finish_reason)
 
 
 def usage(used: Usage | None, prompt_tokens: int = 0) -> dict[str, Any]:

@@ -28,8 +28,9 @@ class State:
         info, config = self.model.info, self.config
         return layered(config.fallback, info.sampling if info else {}, config.sampling, said)
 
-    def clamped(self, max_tokens: int | None, prompt_tokens: int | None) -> dict[str, str]:
+    def clamped(self, said: Mapping[str, Any], prompt_tokens: int | None) -> dict[str, str]:
         """A header that tells how many tokens are left when fewer than asked for."""
+        max_tokens = self.sampling(said).max_tokens
         if max_tokens is None or prompt_tokens is None or self.model.info is None:
             return {}
         left = self.model.info.context - prompt_tokens
