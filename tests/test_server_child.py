@@ -18,6 +18,8 @@ import psutil
 import pytest
 from serving import CHAT, Server, asking, check_error, cli, events, model_file, running, until
 
+from portable.server.model import pause
+
 COUNT = {"max_tokens": 1500, "logit_bias": {"2": -100, "0": -100}}
 
 
@@ -47,7 +49,7 @@ class Reader(threading.Thread):
         return self.lines
 
 
-def test_a_killed_process_fails_its_requests_and_is_started_again_but_not_for_ever() -> None:
+def test_a_killed_process_fails_its_requests_and_is_started_again_every_time() -> None:
     with running() as server, ThreadPoolExecutor(1) as pool:
         before = server.chat("1, 2, 3,").json()["choices"]
         reader = Reader(server)
@@ -64,10 +66,17 @@ def test_a_killed_process_fails_its_requests_and_is_started_again_but_not_for_ev
         server.child.kill()  # while nothing runs
         assert server.chat("1, 2, 3,").json()["choices"] == before
         assert server.meta()["restarts"] == 2
-        server.child.kill()
-        assert server.ended() == 70
-        assert server.log.splitlines()[-1].startswith("portable: the model's process died 3 times")
+        for death in (3, 4):
+            server.child.kill()
+            assert server.chat("1, 2, 3,").json()["choices"] == before
+            assert server.meta()["restarts"] == death
         assert "Traceback" not in server.log
+
+
+def test_often_dying_makes_the_pause_grow() -> None:
+    now = time.monotonic()
+    assert pause([]) == pause([now]) == pause([now - 90, now - 70, now]) == 0
+    assert [pause([now] * n) for n in (2, 3, 4, 8)] == [1, 2, 4, 30]
 
 
 def test_a_process_that_hangs_is_ended_and_started_again() -> None:

@@ -223,15 +223,15 @@ def _check_format(text: str) -> None:
 def _format(text: str, *args: Any, **kwargs: Any) -> str:
     """The filter `format`: printf's, bounded."""
     _check_format(text)
-    return str(text % (kwargs or args))
+    return str(str(text) % (kwargs or args))
 
 
 def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
     """The filter `replace`, with a result that is bounded."""
-    text = str(text)
-    if len(text) + text.count(old) * len(new) > _MAX_SIZE:
+    whole = str(text)
+    if len(whole) + whole.count(old) * len(new) > _MAX_SIZE:
         raise _TooMuch("a replaced text")
-    return text.replace(old, new, count)
+    return whole.replace(old, new, count)
 
 
 def _refuse(message: str) -> None:
@@ -258,7 +258,7 @@ def _size(value: Any) -> int:
 
 
 def _bits(value: Any) -> int:
-    return value.bit_length() if isinstance(value, int) else 64
+    return int(value.bit_length()) if isinstance(value, int) else 64
 
 
 def _either(texts: list[str]) -> re.Pattern[str]:
