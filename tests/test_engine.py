@@ -130,6 +130,17 @@ def test_a_model_that_keeps_no_parts_is_read_again_after_an_abort() -> None:
         assert deltas[-1].usage and deltas[-1].usage.cached_tokens == 0
 
 
+def test_a_prefix_that_is_just_being_read_is_read_once() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, step_tokens=64, shared_step_tokens=64)
+    for id in "abcd":
+        ask(engine, id, "s" * 300 + id)
+    answers = run(engine)
+    assert all(text(answers[id]) == "S" * 300 + id.upper() + "!" for id in "abcd")
+    read = sum(count for batch in backend.batches for _, count in batch if count > 1)
+    assert read < 302 + 3 * 10
+
+
 def test_the_same_prompt_again_uses_the_same_slot() -> None:
     backend = FakeBackend(answer=lambda prompt: b"a long answer " * 20)
     engine = make_engine(backend, slots=4)

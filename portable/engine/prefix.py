@@ -55,7 +55,7 @@ class PrefixCache:
     def __init__(self, slots: int, cells: int, *, reuse: bool = True) -> None:
         self.slots = [Slot(i) for i in range(slots)]
         self.cells = cells
-        self._reuse = reuse
+        self.reuse = reuse
         self._clock = 0
         self._next_cell = 0
         self._holders: dict[int, int] = {}
@@ -75,7 +75,7 @@ class PrefixCache:
         """
         best: Slot | None = None
         count = 0
-        for slot in self.slots if self._reuse else ():
+        for slot in self.slots if self.reuse else ():
             length = common_prefix(slot.tokens, tokens[:-1])
             # Among equals an idle slot is better: it is used in place, without a second copy.
             if length > count or (length == count and length and not slot.busy):
@@ -112,7 +112,7 @@ class PrefixCache:
         held = self.slots[slot]
         held.busy = False
         self._touch(held)
-        return [] if keep and self._reuse else self._shorten(held, 0)
+        return [] if keep and self.reuse else self._shorten(held, 0)
 
     def empty(self, slot: int) -> list[Move]:
         """Forget all that a slot holds; whoever uses it goes on using it."""

@@ -6,8 +6,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from portable.engine.config import EngineConfig
-from portable.engine.prefix import Move, PrefixCache
+from portable.engine.prefix import Move, PrefixCache, common_prefix
 from portable.engine.sequence import Sequence, Slice
+
+# Tokens: fewer are read sooner than waited for.
+_WORTH_WAITING = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class Scheduler:
         while self.waiting and self.prefix.has_idle_slot:
             sequence = self.waiting[0]
             match = self.prefix.match(sequence.tokens)
+            if self._is_being_read(sequence, match.count):
+                return
             need = sum(s.pending for s in self.running) + len(sequence.tokens) - match.count
             if self.running and self.prefix.within_reach(match.source) < need:
                 return
@@ -98,6 +103,18 @@ class Scheduler:
             sequence.reused = max(sequence.reused, min(match.count, sequence.n_prompt))
             self._moves += moves
             self.running.append(sequence)
+
+    def _is_being_read(self, sequence: Sequence, held: int) -> bool:
+        """Somebody is just reading more of this prompt than any slot holds: better share that."""
+        if not self.prefix.reuse:
+            return False
+        prompt = sequence.tokens[:-1]
+        readers = (s for s in self.running if s.pending > 1)
+        return any(
+            s.cached < shared and shared >= held + _WORTH_WAITING
+            for s in readers
+            if (shared := common_prefix(s.tokens, prompt))
+        )
 
     def _decodes(self) -> list[Slice]:
         """One token for each sequence that answers; the newest steps back when cells run out."""
