@@ -141,6 +141,17 @@ def test_a_prefix_that_is_just_being_read_is_read_once() -> None:
     assert read < 302 + 3 * 10
 
 
+def test_waiting_for_a_prefix_holds_up_nobody_else() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, step_tokens=64, shared_step_tokens=64)
+    for id, prompt in (("a", "s" * 300), ("b", "s" * 300 + "b"), ("other", "hello")):
+        ask(engine, id, prompt)
+    engine.step()
+    assert ("other", 6) in backend.batches[0]
+    assert "b" not in dict(backend.batches[0])
+    assert text(run(engine)["b"]) == "S" * 300 + "B!"
+
+
 def test_the_same_prompt_again_uses_the_same_slot() -> None:
     backend = FakeBackend(answer=lambda prompt: b"a long answer " * 20)
     engine = make_engine(backend, slots=4)

@@ -88,16 +88,17 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give slots to waiting sequences while their prompts fit beside those being read."""
-        while self.waiting and self.prefix.has_idle_slot:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if not self.prefix.has_idle_slot:
+                return
             match = self.prefix.match(sequence.tokens)
             if self._is_being_read(sequence, match.count):
-                return
+                continue
             need = sum(s.pending for s in self.running) + len(sequence.tokens) - match.count
             if self.running and self.prefix.within_reach(match.source) < need:
                 return
             self._moves += self.prefix.evict(need, match.source)
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             sequence.slot, moves = self.prefix.acquire(sequence.tokens, match)
             sequence.cached = match.count
             sequence.reused = max(sequence.reused, min(match.count, sequence.n_prompt))
