@@ -117,6 +117,27 @@ def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
     assert ("short", 6) in backend.batches[0]
 
 
+def test_a_long_prompt_moves_on_among_short_ones() -> None:
+    engine = make_engine(slots=4, step_tokens=64, shared_step_tokens=64)
+    ask(engine, "long", "x" * 2000)
+    for i in range(200):
+        if len(engine.scheduler.running) + len(engine.scheduler.waiting) < 4:
+            ask(engine, f"short {i}", f"{i}" * 100)
+        engine.step()
+    (long,) = [s for s in engine.scheduler.running if s.id == "long"] or [None]
+    assert long is None or long.pending <= 1
+
+
+def test_a_backend_smaller_than_it_says_is_no_endless_loop() -> None:
+    backend = FakeBackend(cells=60, answer=lambda prompt: b"ok")
+    engine = make_engine(backend)
+    engine.scheduler.prefix.cells = 1000
+    ask(engine, "a", "a" * 30)
+    ask(engine, "b", "b" * 30)
+    answers = run(engine, most=200)
+    assert text(answers["a"]) == text(answers["b"]) == "ok"
+
+
 def test_a_model_that_keeps_no_parts_is_read_again_after_an_abort() -> None:
     backend = FakeBackend()
     backend.can_keep_part = False

@@ -56,6 +56,14 @@ def test_what_templates_use() -> None:
         == "01"
     )
     assert len(render("{{ strftime_now('%Y') }}")) == 4
+    assert render("{% generation %}{{ 4 + 6000 }}{% endgeneration %}{{ 7 % 10000 }}") == "60047"
+    assert (
+        render("{{ '**{}** in 2024: %s' % 1 }}{{ '*{}*'.format(2024) }}")
+        == "**{}** in 2024: 1*2024*"
+    )
+    assert render(
+        "{{ 1700000000 | tojson }}{% macro m(n) %}{{ n }}{% endmacro %}{{ m(200000) }}"
+    ) == ("1700000000200000")
     assert render("{{ '%02d' % 7 }}{{ 'x' * 3 }}{{ 1200 * 1200 }}") == "07xxx1440000"
     assert (
         render("{{ '{:>5}|{}'.format('a', 1 + 1) }}{{ 'a-b' | replace('-', '+') }}") == "    a|2a+b"

@@ -34,6 +34,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._config = config
         self._moves: list[Move] = []
+        # Whoever stepped back for want of room is not let in again before a step went well.
+        self._relieving = False
 
     @property
     def has_work(self) -> bool:
@@ -52,6 +54,7 @@ class Scheduler:
 
     def commit(self, slices: list[Slice]) -> None:
         """The step was decoded: its tokens lie in the cache now."""
+        self._relieving = False
         for part in slices:
             part.sequence.cached += part.count
             self.prefix.extend(part.sequence.slot, part.tokens)
@@ -69,6 +72,7 @@ class Scheduler:
         """The cache turned out to be full: give up an idle prefix, else the newest sequence."""
         moves = self.prefix.evict(self.prefix.free_cells + 1)
         self._moves += moves
+        self._relieving = not moves
         return bool(moves) or self.preempt_newest()
 
     def rewind(self, sequence: Sequence) -> None:
@@ -89,7 +93,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Give slots to waiting sequences while their prompts fit beside those being read."""
         for sequence in list(self.waiting):
-            if not self.prefix.has_idle_slot:
+            if not self.prefix.has_idle_slot or (self._relieving and self.running):
                 return
             match = self.prefix.match(sequence.tokens)
             if self._is_being_read(sequence, match.count):
@@ -127,20 +131,25 @@ class Scheduler:
     def _prompts(self, slices: list[Slice]) -> None:
         """Add prompt chunks within the step's budget and the free cells.
 
-        The one that needs least goes first: a short prompt does not wait behind a long one.
+        The oldest prompt gets half, so that it always moves on; then those that need least, so that
+        a short prompt does not wait behind a long one.
         """
-        budget = self._config.shared_step_tokens if slices else self._config.step_tokens
-        taken = len(slices)
         reading = [s for s in self.running if s.pending > 1]
+        if not reading:
+            return
+        taken = len(slices)
+        budget = self._config.shared_step_tokens if slices else self._config.step_tokens
+        budget = min(budget, sum(s.pending for s in reading))
+        self._make_room(taken + budget)
+        left = min(budget, self.prefix.free_cells - taken)
+        counts = dict.fromkeys(reading, 0)
+        counts[reading[0]] = min(reading[0].pending, (left + 1) // 2)
+        left -= counts[reading[0]]
         for sequence in sorted(reading, key=lambda s: s.pending):
-            want = min(sequence.pending, budget)
-            self._make_room(taken + want)
-            count = min(want, self.prefix.free_cells - taken)
-            if count <= 0:
-                return
-            slices.append(Slice(sequence, sequence.cached, count))
-            budget -= count
-            taken += count
+            more = min(sequence.pending - counts[sequence], left)
+            counts[sequence] += more
+            left -= more
+        slices += [Slice(s, s.cached, count) for s, count in counts.items() if count > 0]
 
     def _make_room(self, need: int) -> bool:
         """Evict idle prefixes until `need` cells are free; False when that is not enough."""

@@ -1,9 +1,9 @@
 """Messages -> prompt text, by the model's own Jinja template, sandboxed and bounded. Pure.
 
 The template comes with the model file and is not trusted: no attribute of Python can be reached, no
-object changed, its time is limited, and so is what its operators and filters can build. Nor is a
-user's text: what would name a control token in it (<|im_end|>) is marked, so that it is tokenized
-as the plain text that it is.
+object changed, its time is limited, and so is what most operators and filters can build (not `~`:
+the server runs it in a child process). Nor is a user's text: what would name a control token in it
+(<|im_end|>) is marked, so that it is tokenized as the plain text that it is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from types import FrameType
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from portable.errors import InvalidRequest, TemplateError
@@ -31,7 +33,9 @@ Message = dict[str, Any]
 # Unicode noncharacters: valid UTF-8 that no text means to contain.
 MARK, UNMARK = "\ufdd0", "\ufdd1"
 _MARKED = re.compile(f"{MARK}(.*?){UNMARK}", re.DOTALL)
-_WIDE = re.compile(r"\*|\d{4,}")
+# A width of four digits, or one that comes from somewhere else.
+_WIDE_PRINTF = re.compile(r"%[^%a-zA-Z]*(\*|\d{4,})")
+_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\{|\d{4,})")
 _MAX_SIZE = 4_000_000
 _MAX_NUMBER = 100_000
 _MAX_PRODUCT = 10_000_000
@@ -47,6 +51,16 @@ class _TooMuch(Exception):
     """Over the limit of time or size."""
 
 
+class _Generation(Extension):
+    """transformers' tag around what the model says; training needs it, rendering does not."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """The environment of transformers, with operators that could eat all memory bounded."""
 
@@ -55,17 +69,21 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         texts = [value for value in (left, right) if not isinstance(value, int | float)]
         if operator == "%" and isinstance(left, str):
-            _check_format(left)
+            _check_format(_WIDE_PRINTF, left)
         elif operator == "*" and texts and _size(left) * _size(right) > _MAX_SIZE:
             raise _TooMuch("a repeated text")
         elif operator == "+" and texts and _size(left) + _size(right) > _MAX_SIZE:
             raise _TooMuch("a long text")
-        elif not texts and _bits(left) * (_bits(right) if operator == "*" else right) > _MAX_BITS:
+        elif (operator == "*" and _bits(left) + _bits(right) > _MAX_BITS) or (
+            operator == "**" and _bits(left) * abs(right) > _MAX_BITS
+        ):
             raise _TooMuch("a large number")
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_arguments(args, kwargs)
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):  # methods of texts; macros and functions take any data
+            _check_arguments((owner, *args), kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -76,9 +94,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return formatted
 
         def bounded(*args: Any, **kwargs: Any) -> str:
-            _check_format(owner)
-            for argument in (*args, *kwargs.values()):
-                _check_format(str(argument)) if "{:{" in owner else None
+            _check_format(_WIDE_BRACES, owner)
             return formatted(*args, **kwargs)
 
         return bounded
@@ -183,12 +199,12 @@ class _Deadline:
 
 
 def _environment() -> _Environment:
-    env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
     env.globals["raise_exception"] = _refuse
     env.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     env.filters["tojson"] = _tojson
     env.filters["format"] = _format
-    for name in ("center", "indent", "wordwrap", "tojson"):
+    for name in ("center", "indent", "wordwrap", "join"):
         env.filters[name] = _bounded(env.filters[name])
     env.filters["replace"] = _replace
     return env
@@ -215,14 +231,14 @@ def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _TooMuch("text arguments")
 
 
-def _check_format(text: str) -> None:
-    if _WIDE.search(text):
+def _check_format(wide: re.Pattern[str], text: str) -> None:
+    if wide.search(text):
         raise _TooMuch("a wide format")
 
 
 def _format(text: str, *args: Any, **kwargs: Any) -> str:
     """The filter `format`: printf's, bounded."""
-    _check_format(text)
+    _check_format(_WIDE_PRINTF, text)
     return str(str(text) % (kwargs or args))
 
 
@@ -246,6 +262,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON as transformers' templates expect it: Chinese stays readable, HTML is not escaped."""
+    _check_arguments((indent,), {})
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
