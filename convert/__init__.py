@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from convert.quants import default_output_name, quant_name, quant_names
+from convert.quants import DEFAULT_QUANT, default_output_name, quant_name, quant_names
 from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convert.pipeline import convert
 
 __all__ = [
+    "DEFAULT_QUANT",
     "Converted",
     "Progress",
     "check_config",

@@ -18,7 +18,7 @@ from convert.config import Config
 from convert.gguf_file import Info, KeyValues, data_size, head, padded, storable
 from convert.mix import Mix, Shape
 from convert.quantize import SOURCE_BYTES, prepare
-from convert.quants import QUANTS, TYPES, quant_name
+from convert.quants import DEFAULT_QUANT, QUANTS, TYPES, quant_name
 from convert.report import Converted, Progress
 from convert.stream import Job, chunks
 from convert.vocab import read_vocab
@@ -31,7 +31,7 @@ def convert(
     source: Path,
     output: Path,
     *,
-    quant: str = "Q4_K_M",
+    quant: str = DEFAULT_QUANT,
     name: str | None = None,
     threads: int | None = None,
     progress: Report | None = None,

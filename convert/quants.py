@@ -110,6 +110,8 @@ QUANTS = {
     )
 }
 
+# Small enough for a laptop, and still close to the original.
+DEFAULT_QUANT = "Q4_K_M"
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP32": "F32", "FP16": "F16"}
 
 
@@ -124,7 +126,11 @@ def quant_name(text: str) -> str:
     name = ALIASES.get(name, name)
     if name in QUANTS:
         return name
-    near = difflib.get_close_matches(name, QUANTS, n=4, cutoff=0.5) or ["Q4_K_M", "Q8_0", "F16"]
+    near = difflib.get_close_matches(name, QUANTS, n=4, cutoff=0.5) or [
+        DEFAULT_QUANT,
+        "Q8_0",
+        "F16",
+    ]
     raise UsageError(
         f"unknown quantization {text!r}", hint=f"near it: {', '.join(near)}", param="quant"
     )

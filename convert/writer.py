@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from portable.errors import Busy, DiskError, UsageError
 
 LOCK_SECONDS = 2.0
-DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 SPARE_BYTES = 1 << 20
 
 

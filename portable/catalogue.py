@@ -47,7 +47,7 @@ class Entry:
     modelscope: str
     huggingface: str
     licence: str
-    quant: str = "Q4_K_M"
+    quant: str
     context: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()

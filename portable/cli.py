@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from convert.quants import DEFAULT_QUANT
 from portable import __version__
 from portable.errors import PortableError
 from portable.flags import (
@@ -89,7 +90,9 @@ def root(
 @edge
 def convert(
     model: Annotated[str, typer.Argument(help="ModelScope id, hf://org/name, name or folder.")],
-    quant: Annotated[str, typer.Option("--quant", "-q", help="See `portable quants`.")] = "Q4_K_M",
+    quant: Annotated[
+        str, typer.Option("--quant", "-q", help="See `portable quants`.")
+    ] = DEFAULT_QUANT,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False,

@@ -5,7 +5,7 @@ It knows no single family: each module beside it says what is different.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from convert.arch.table import Row, linear
@@ -127,3 +127,8 @@ def rope(config: Config) -> Iterable[tuple[str, str, Any]]:
         if not theta > 0:
             raise config.bad("rope_theta", "a number above 0")
         yield "rope.freq_base", "float32", float(theta)
+
+
+def no_extra_tensors(config: Config) -> Mapping[str, Any]:
+    """Most families have no tensor that is not in the checkpoint."""
+    return {}

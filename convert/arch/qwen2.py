@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.arch import decoder
 from convert.arch.table import Row
-from convert.config import Config
 
 ARCHITECTURES: Sequence[str] = ("Qwen2ForCausalLM", "Qwen2Model")
 GGUF = "qwen2"
@@ -28,11 +27,5 @@ SKIP = decoder.SKIP
 VOCAB = "qwen"
 
 sizes = decoder.sizes
-
-
-def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
-    yield from decoder.metadata(config)
-
-
-def extra_tensors(config: Config) -> Mapping[str, Any]:
-    return {}
+metadata = decoder.metadata
+extra_tensors = decoder.no_extra_tensors

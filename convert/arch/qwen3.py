@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convert.arch import decoder
+from convert.arch import decoder, qwen2
 from convert.arch.table import Row
-from convert.config import Config
 
 ARCHITECTURES: Sequence[str] = ("Qwen3ForCausalLM", "Qwen3Model")
 GGUF = "qwen3"
-DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 151936,
-    "hidden_size": 4096,
-    "intermediate_size": 22016,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "head_dim": 128,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-}
+DEFAULTS: Mapping[str, Any] = {**qwen2.DEFAULTS, "head_dim": 128}
 ROWS: Sequence[Row] = decoder.rows(qkv_bias="optional", head_norms=True)
 RENAMED: Sequence[tuple[str, str]] = decoder.RENAMED
 SKIP = decoder.SKIP
 VOCAB = "qwen"
 
 sizes = decoder.sizes
-
-
-def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
-    yield from decoder.metadata(config)
-
-
-def extra_tensors(config: Config) -> Mapping[str, Any]:
-    return {}
+metadata = decoder.metadata
+extra_tensors = decoder.no_extra_tensors

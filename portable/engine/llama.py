@@ -90,9 +90,6 @@ class Llama:
         )
         self._batch = _Batch(lib.llama_n_batch(self._context))
         self._pieces: dict[int, bytes] = {}
-        self._ends = frozenset(
-            t for t in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, t)
-        )
         self.load_seconds = time.perf_counter() - started
 
     # --- text ---
@@ -114,7 +111,7 @@ class Llama:
         return self._pieces[token]
 
     def is_end(self, token: int) -> bool:
-        return token in self._ends
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
     def token_text(self, token: int) -> str:
         """The vocabulary's own name of a token; empty for -1, llama.cpp's word for none."""

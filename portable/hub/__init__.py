@@ -5,7 +5,7 @@ connect("ms").snapshot("Qwen/Qwen3-0.6B", ["*.json", "*.safetensors"])  ->  Snap
 
 from __future__ import annotations
 
-from portable.hub.base import Hub, Report, Snapshot, offline_by_environment
+from portable.hub.base import Hub, Snapshot, offline_by_environment
 from portable.hub.names import (
     Listing,
     Ref,
@@ -28,7 +28,6 @@ __all__ = [
     "Listing",
     "Ref",
     "RemoteFile",
-    "Report",
     "Snapshot",
     "choose_gguf",
     "connect",

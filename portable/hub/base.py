@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from portable.errors import DiskError, NetworkError, PortableError, UsageError
 from portable.hub.names import Listing, RemoteFile, is_id, is_revision, unsafe_name
+from portable.progress import Report, silent
 
 PROBE_SECONDS = 2.0
 # A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
@@ -32,8 +33,6 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
 _CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "modelscope_hub", "huggingface_hub"}
 
-# (phase, bytes done, bytes in all, name of the file)
-Report = Callable[[str, int, int, str], None]
 Tick = Callable[[int], None]
 
 
@@ -47,10 +46,6 @@ class Damaged(Exception):
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(f"expected {expected}, got {got}")
-
-
-def silent(phase: str, done: int, total: int, detail: str) -> None:
-    """The report that shows nothing."""
 
 
 def offline_by_environment() -> bool:

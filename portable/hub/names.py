@@ -86,10 +86,10 @@ def unsafe_name(path: str) -> bool:
     )
 
 
-def choose_gguf(listing: Listing, quant: str | None) -> RemoteFile:
-    """The file of that quant, else of Q4_K_M, else the first; quant names in any letter case."""
+def choose_gguf(listing: Listing, quant: str | None, default: str) -> RemoteFile:
+    """The file of that quant, else of the default one, else the first; names in any letter case."""
     files = sorted(listing.ggufs)
-    wanted = quant or "Q4_K_M"
+    wanted = quant or default
     named = [f for f in files if _has_quant(f.path, wanted)]
     if quant and not named:
         names = ", ".join(f.path for f in files[:12])

@@ -11,7 +11,7 @@ from pathlib import Path
 import convert
 from portable import catalogue, store
 from portable.errors import CheckpointError, ModelFileError, UsageError
-from portable.obtain.model import DEFAULT_QUANT, Model, Wish
+from portable.obtain.model import Model, Wish
 
 
 def path_of(text: str) -> Path | None:
@@ -89,7 +89,7 @@ def folder(path: Path, wish: Wish) -> Model:
 def _convert_folder(path: Path, wish: Wish) -> Model:
     """Converted once for each state of the folder's files and each quant."""
     real = path.resolve()
-    quant = wish.quant or DEFAULT_QUANT
+    quant = wish.quant or convert.DEFAULT_QUANT
     record = store.Record("local", str(real), quant, file="", commit=_state(real))
     found = store.find("local", str(real), quant)
     if not found or found.commit != record.commit:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import convert
 from portable import catalogue
 from portable.progress import Report
 
-DEFAULT_QUANT = "Q4_K_M"
 Say = Callable[[str], None]
 
 
@@ -52,7 +52,7 @@ class Target:
 
     @property
     def quant(self) -> str:
-        return self.entry.quant if self.entry else DEFAULT_QUANT
+        return self.entry.quant if self.entry else convert.DEFAULT_QUANT
 
 
 @dataclass(frozen=True)

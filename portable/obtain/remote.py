@@ -60,7 +60,7 @@ def _from_hub(target: Target, wish: Wish) -> Model:
     source = hub.connect(target.hub)
     listing = None if wish.offline else _listing(source, target, wish)
     if listing and _is_gguf(listing, wish.quant):
-        file = hub.choose_gguf(listing, wish.quant)
+        file = hub.choose_gguf(listing, wish.quant, convert.DEFAULT_QUANT)
         wish.say(f"downloading {file.path} of {target.repo} from {source.title}")
         folder = source.fetch(listing, [file], wish.report).folder
         record = _record(target, wish, _quant_of(file.path), listing.commit)
