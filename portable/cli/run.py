@@ -1,134 +1,19 @@
-"""The command line: the only place that sees everything. Heavy imports wait for their command."""
+"""`portable chat`, `serve` and `bench`: everything that runs a model."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from convert.quants import DEFAULT_QUANT
-from portable import __version__
-from portable.errors import PortableError
-from portable.flags import (
-    SLOTS,
-    Running,
-    Sampling,
-    Source,
-    boolean,
-    folder_or_file,
-    numbers,
-    spread,
-)
+from portable.cli.app import app, edge, say
+from portable.flags import SLOTS, Running, Sampling, Source, boolean, numbers
 
 if TYPE_CHECKING:
     from portable.engine.config import EngineConfig
     from portable.obtain import Model
-
-app = typer.Typer(
-    name="portable",
-    help="Your own language model on your own machine: convert, chat, serve. Without torch.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def say(text: str) -> None:
-    """One line for the person at the terminal; stdout belongs to the answer."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def edge(command: Callable[..., int]) -> Callable[..., None]:
-    """The command line's edge of the error tree: one line on stderr and the exit code."""
-    command = spread(command)
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        try:
-            code = command(**given)
-        except PortableError as error:
-            say(f"portable: {error}")
-            code = error.exit_code
-        except KeyboardInterrupt:
-            code = 130
-        except BrokenPipeError:  # the reader left, as in `portable chat | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        except Exception as error:
-            if os.environ.get("PORTABLE_DEBUG"):
-                raise
-            say(f"portable: unexpected {type(error).__name__}: {error}")
-            say("Please report this, with what PORTABLE_DEBUG=1 shows.")
-            code = 1
-        raise typer.Exit(code)
-
-    return run
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"portable {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Options before any command."""
-
-
-@app.command()
-@edge
-def convert(
-    model: Annotated[str, typer.Argument(help="ModelScope id, hf://org/name, name or folder.")],
-    quant: Annotated[
-        str, typer.Option("--quant", "-q", help="See `portable quants`.")
-    ] = DEFAULT_QUANT,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-) -> int:
-    """Turn a checkpoint into a quantized GGUF file."""
-    import convert as converter
-    from portable.obtain import fetch_checkpoint
-    from portable.progress import progress, size
-
-    name = converter.quant_name(quant)
-    with progress(quiet=quiet) as report:
-        source = fetch_checkpoint(
-            model, revision=revision, offline=offline, say=say, progress=report
-        )
-        done = converter.convert(
-            source.folder,
-            folder_or_file(output, converter.default_output_name(source.name, name)),
-            quant=name,
-            name=source.name,
-            progress=lambda p: report(p.phase, p.done_bytes, p.total_bytes, p.tensor),
-        )
-    for warning in done.warnings:
-        say(f"note: {warning}")
-    say(f"{done.path}: {done.quant}, {size(done.size)}, converted in {done.seconds:.1f} s")
-    return 0
-
-
-@app.command()
-@edge
-def quants() -> int:
-    """List the quantizations that convert knows."""
-    import convert as converter
-
-    print("\n".join(converter.quant_names()))
-    return 0
 
 
 @app.command()
@@ -291,12 +176,3 @@ def names(found: Model, shown: str | None) -> tuple[str, ...]:
     """All ids that mean this model, the one to show first."""
     known = (shown, found.id, found.full_id, *found.aliases)
     return tuple(dict.fromkeys(name for name in known if name))
-
-
-def main() -> None:
-    """The `portable` command."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,13 @@
+"""The command line: the only place that sees everything. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+from portable.cli import convert, run
+from portable.cli.app import app
+
+__all__ = ["app", "convert", "main", "run"]
+
+
+def main() -> None:
+    """The `portable` command."""
+    app()

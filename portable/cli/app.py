@@ -1,0 +1,70 @@
+"""The typer application, and the edge where the error tree becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from portable import __version__
+from portable.errors import PortableError
+from portable.flags import spread
+
+app = typer.Typer(
+    name="portable",
+    help="Your own language model on your own machine: convert, chat, serve. Without torch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal; stdout belongs to the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def edge(command: Callable[..., int]) -> Callable[..., None]:
+    """The command line's edge of the error tree: one line on stderr and the exit code."""
+    command = spread(command)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            code = command(**given)
+        except PortableError as error:
+            say(f"portable: {error}")
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        except BrokenPipeError:  # the reader left, as in `portable chat | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except Exception as error:
+            if os.environ.get("PORTABLE_DEBUG"):
+                raise
+            say(f"portable: unexpected {type(error).__name__}: {error}")
+            say("Please report this, with what PORTABLE_DEBUG=1 shows.")
+            code = 1
+        raise typer.Exit(code)
+
+    return run
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"portable {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
