@@ -11,8 +11,9 @@ from typing import Any
 import llama_cpp
 import pytest
 import tokenizers
-from checkpoints import LLAMA3_SPLIT, PROBE, QWEN_SPLIT, minilm, smollm2, tiny
+from checkpoints import minilm, smollm2, tiny
 from ggufs import Gguf
+from tiny_tokenizers import LLAMA3_SPLIT, PROBE, QWEN_SPLIT
 
 from convert import convert
 from convert.vocab.tokens import looks_special

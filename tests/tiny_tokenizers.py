@@ -1,0 +1,316 @@
+"""Writes the small tokenizers of the tests: byte-level BPE, SentencePiece BPE, WordPiece."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# A text in which every splitter has something to do differently.
+PROBE = (
+    "Hello world! I've 12345 apples,  don't YOU'LL see?\n\n\tdef f(x):\n        return x ** 2\r\n"
+    "我想在 apple 工作1314151天～ 你好，世界。 🚀 😶\u200d🌫️ ✅ نص عربي हिन्दी "
+    "Привет café naïve ½ ²   \n   end"
+)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def write_tokenizer(
+    folder: Path,
+    vocab: dict[str, int],
+    merges: list[str],
+    special: list[int],
+    pre: dict[str, Any],
+    normalizer: dict[str, Any] | None,
+) -> None:
+    """A byte-level BPE tokenizer.json."""
+    by_id = {i: token for token, i in vocab.items()}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": vocab,
+        "merges": list(merges),
+    }
+    found = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": by_id[i], **flags, "special": True} for i in sorted(special)
+        ],
+        "normalizer": normalizer,
+        "pre_tokenizer": pre,
+        "post_processor": {**BYTE_LEVEL, "use_regex": True},
+        "decoder": {**BYTE_LEVEL, "use_regex": True},
+        "model": model,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """tokenizer_config.json, with the added tokens of tokenizer.json repeated as hubs have them."""
+    added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in added}
+    write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": decoder, **settings})
+
+
+def byte_alphabet() -> list[str]:
+    """The printable characters that byte-level tokenizers use for the 256 bytes, by byte."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(b) if b in kept else chr(next(spare)) for b in range(256)]
+
+
+def _merges(alphabet: list[str]) -> list[str]:
+    """Pairs that build a few English words, indentation, and 中 and 我 from their bytes."""
+    merges = [
+        "Ġ t",
+        "h e",
+        "Ġt he",
+        "i n",
+        "Ġ a",
+        "e r",
+        "o n",
+        "r e",
+        "a pp",
+        "l e",
+        "Ġ Ġ",
+        "ĠĠ ĠĠ",
+    ]
+    merges = [m for m in merges if m != "a pp"] + ["H e", "l l", "He ll", "Hell o", "1 2", "Ċ Ċ"]
+    for character in "中我你":
+        a, b, c = (alphabet[byte] for byte in character.encode())
+        merges += [f"{a} {b}", f"{a}{b} {c}"]
+    return merges
+
+
+def byte_level(folder: Path, family: str) -> int:
+    """Special tokens first for llama and last for qwen; the embedding has rows to spare."""
+    alphabet = byte_alphabet()
+    merges = _merges(alphabet)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    ordered = [*special, *sorted(alphabet), *(m.replace(" ", "") for m in merges)]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(ordered))}
+    split = QWEN_SPLIT if family.startswith("qwen") else LLAMA3_SPLIT
+    pre = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
+            {**BYTE_LEVEL, "use_regex": False},
+        ],
+    }
+    normalizer = {"type": "NFC"} if family.startswith("qwen") else None
+    write_tokenizer(folder, vocab, merges, [0, 1, 2], pre, normalizer)
+    settings: dict[str, Any] = {"chat_template": TEMPLATE, "clean_up_tokenization_spaces": False}
+    settings |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "model_max_length": 512}
+    if family.startswith("qwen"):
+        settings |= {"bos_token": None, "add_bos_token": False, "tokenizer_class": "Qwen2Tokenizer"}
+        settings |= {"add_prefix_space": False}
+    else:
+        settings |= {"bos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_settings(folder, settings)
+    return 320
+
+
+def _spm_pieces() -> list[tuple[str, int]]:
+    """(piece, SentencePiece type): unknown, control, 256 bytes, then pieces by falling score."""
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)]
+    pieces += [(f"<0x{byte:02X}>", 6) for byte in range(256)]
+    words = [
+        "▁t",
+        "he",
+        "▁the",
+        "in",
+        "▁a",
+        "er",
+        "on",
+        "▁▁",
+        "▁▁▁▁",
+        "ll",
+        "▁He",
+        "▁Hell",
+        "▁Hello",
+    ]
+    return pieces + [(piece, 1) for piece in [*words, "▁", *"abcdehilnorstuvwxyH0123456789.,!?'"]]
+
+
+def spm(folder: Path, family: str) -> int:
+    """Llama 2's and Mistral's BPE with byte fallback."""
+    vocab = {piece: i for i, (piece, _) in enumerate(_spm_pieces())}
+    pairs = [
+        "▁ t",
+        "h e",
+        "▁t he",
+        "i n",
+        "▁ a",
+        "e r",
+        "o n",
+        "▁ ▁",
+        "▁▁ ▁▁",
+        "l l",
+        "▁ H",
+        "▁H e",
+    ]
+    merges = [p for p in pairs if p not in ("▁ H", "▁H e")] + ["He ll"]
+    merges = [m for m in merges if m.replace(" ", "") in vocab]
+    template = [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    pair = [*template, {"SpecialToken": {"id": "<s>", "type_id": 1}}]
+    pair.append({"Sequence": {"id": "B", "type_id": 1}})
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    found = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": t, **flags, "special": True}
+            for i, t in enumerate(("<unk>", "<s>", "</s>"))
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": template,
+            "pair": pair,
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+    write_json(folder / "tokenizer.json", found)
+    settings = {"add_bos_token": True, "add_eos_token": False, "bos_token": "<s>"}
+    settings |= {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": None, "legacy": False}
+    settings |= {"tokenizer_class": "LlamaTokenizer", "chat_template": TEMPLATE}
+    write_settings(folder, settings)
+    return len(vocab)
+
+
+def tokenizer_model(folder: Path) -> None:
+    """tokenizer.model: a protobuf of the same pieces, with scores that fall from piece to piece."""
+    out = bytearray()
+    for i, (piece, kind) in enumerate(_spm_pieces()):
+        score = -float(i - 258) if kind == 1 else 0.0
+        text = piece.encode()
+        entry = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", score)
+        if kind != 1:
+            entry += b"\x18" + bytes([kind])
+        out += b"\x0a" + bytes([len(entry)]) + entry
+    # trainer_spec: model_type BPE, byte_fallback; normalizer_spec: identity.
+    out += b"\x12\x05\x18\x02\x98\x02\x01" + b"\x1a\x0a\x0a\x08identity"
+    (folder / "tokenizer.model").write_bytes(bytes(out))
+
+
+def wordpiece(folder: Path, family: str) -> int:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ["hello", "world", "the", "##ing", "##s", "中", "我", "!", "?", ".", ","]
+    ordered = [*special, *letters, *(f"##{c}" for c in letters), *words]
+    ordered = list(dict.fromkeys(ordered))
+    vocab = {token: i for i, token in enumerate(ordered)}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    ends = [{"SpecialToken": {"id": n, "type_id": 0}} for n in ("[CLS]", "[SEP]")]
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [
+        {"Sequence": {"id": "B", "type_id": 1}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+    ]
+    found = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": t, **flags, "special": True} for i, t in enumerate(special)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [ends[0], text, ends[1]],
+            "pair": [ends[0], text, ends[1], *pair],
+            "special_tokens": {
+                t: {"id": t, "ids": [vocab[t]], "tokens": [t]} for t in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocab,
+        },
+    }
+    write_json(folder / "tokenizer.json", found)
+    (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", "utf-8")
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    settings = {f"{name}_token": text for name, text in names.items()}
+    write_settings(folder, {**settings, "tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True}
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {
+                "idx": 1,
+                "name": "1",
+                "path": "1_Pooling",
+                "type": "sentence_transformers.models.Pooling",
+            },
+        ],
+    )
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    return len(vocab)
