@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from convert.options import Options
 from convert.quants import DEFAULT_QUANT, default_output_name, quant_name, quant_names
 from convert.report import Converted, Progress
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_QUANT",
     "Converted",
+    "Options",
     "Progress",
     "check_config",
     "convert",

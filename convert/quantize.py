@@ -90,17 +90,14 @@ def to_float32(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, np.dtyp
 
 
 def quantize_rows(
-    raw: np.ndarray[Any, Any], dtype: str, kind: TensorType, columns: int
+    values: np.ndarray[Any, np.dtype[np.float32]], kind: TensorType
 ) -> np.ndarray[Any, Any]:
-    """Whole rows of `columns` values as rows of `kind`; CheckpointError on a NaN or infinity."""
-    values = to_float32(raw, dtype)
+    """Rows of float32, [rows, columns], as rows of `kind`; CheckpointError on a NaN or infinity."""
     # A NaN survives min and max, so two cheap passes see every value.
     if not (np.isfinite(values.max()) and np.isfinite(values.min())):
         raise CheckpointError("NaN or infinite values")
-    if kind.name == dtype:
-        return raw
-    rows = values.size // columns
-    out = np.empty(rows * kind.row_bytes(columns), np.uint8)
+    rows, columns = values.shape
+    out = np.empty(values.size // kind.block * kind.bytes, np.uint8)
     library().ggml_quantize_chunk(
         kind.id, values.ctypes.data, out.ctypes.data, 0, rows, columns, None
     )

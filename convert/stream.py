@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from convert.gguf_file import Info
-from convert.quantize import SOURCE_BYTES, quantize_rows
-from convert.safetensors_file import Stored
+from convert.part import Part
+from convert.quantize import quantize_rows
 from portable.errors import CheckpointError
 
 # A chunk's float32 form should stay in the processor's cache.
@@ -21,95 +20,97 @@ CHUNK_VALUES = 1 << 20
 Rows = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One tensor: where it is read, or its `values`, and what it becomes."""
+    """One tensor: what it becomes, and the `parts` or the `values` that it is made of."""
 
     info: Info
-    stored: Stored | None = None
-    turn: int = 0
+    parts: tuple[Part, ...] = ()
     values: Rows | None = None
 
     @property
     def source_bytes(self) -> int:
-        return self.stored.bytes if self.stored else 0
+        return sum(part.source_bytes(part.rows) for part in self.parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
-    """Finished rows of a tensor; `source_bytes` is how much of the checkpoint they came from."""
+    """Finished rows, which begin `offset` bytes into their tensor.
+
+    `source_bytes` is how much of the checkpoint they stand for.
+    """
 
     job: Job
     data: Rows
+    offset: int
     source_bytes: int
-    last: bool
+
+    @property
+    def last(self) -> bool:
+        return self.offset + self.data.nbytes == self.job.info.bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A chunk that is not computed yet; `run` may be called in any thread."""
+
+    job: Job
+    source: str
+    offset: int
+    source_bytes: int
+    run: Callable[[], Rows]
 
 
 def chunks(jobs: list[Job], threads: int) -> Iterator[Chunk]:
     """Reads in this thread, computes in `threads` others, yields in order with few in flight."""
-    pending: deque[tuple[Job, Future[Rows], int, bool]] = deque()
+    pending: deque[tuple[Work, Future[Rows]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
     try:
         for job in jobs:
-            for work, count, last in _parts(job):
-                pending.append((job, pool.submit(work), count, last))
+            for work in _works(job):
+                pending.append((work, pool.submit(work.run)))
                 while len(pending) > 2 * threads:
-                    yield _finished(pending)
+                    yield _finished(*pending.popleft())
         while pending:
-            yield _finished(pending)
+            yield _finished(*pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(pending: deque[tuple[Job, Future[Rows], int, bool]]) -> Chunk:
-    job, future, count, last = pending.popleft()
+def _finished(work: Work, future: Future[Rows]) -> Chunk:
     try:
-        return Chunk(job, future.result(), count, last)
+        return Chunk(work.job, future.result(), work.offset, work.source_bytes)
     except CheckpointError as error:
-        source = job.stored.name if job.stored else job.info.name
-        file = job.stored.file.path.name if job.stored else "config.json"
         raise CheckpointError(
-            f"tensor {source} in {file} holds {error.message}",
+            f"tensor {work.source} holds {error.message}",
             hint="the file is damaged, or the model needs BF16 or F32: download it again",
         ) from error
 
 
-def _parts(job: Job) -> Iterator[tuple[Callable[[], Rows], int, bool]]:
-    """The pieces of work of a tensor: function, source bytes, whether it is the last."""
-    if job.stored is None:
-        values = np.ascontiguousarray(job.values, np.float32).view(np.uint8)
-        yield lambda: values, 0, True
-        return
-    stored = job.stored
-    # A vector in rotary order is a column of rows with one value each.
-    columns = stored.shape[-1] if len(stored.shape) > 1 or not job.turn else 1
-    row_bytes = columns * SOURCE_BYTES[stored.dtype]
-    rows = stored.bytes // row_bytes
-    step = chunk_rows(columns, job.turn)
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
-        raw = stored.file.read(stored.start + first * row_bytes, count * row_bytes)
-        yield _work(job, raw, columns), raw.nbytes, first + count == rows
+def _works(job: Job) -> Iterator[Work]:
+    if job.values is not None:
+        values = np.ascontiguousarray(job.values, np.float32).view(np.uint8).reshape(-1)
+        yield Work(job, job.info.name, 0, 0, lambda: values)
+    offset = 0
+    for part in job.parts:
+        for first, count in _slices(part):
+            yield _work(job, part, first, count, offset)
+            offset += count * part.columns // job.info.type.block * job.info.type.bytes
 
 
-def chunk_rows(columns: int, turn: int) -> int:
-    """Rows of a chunk: whole heads where their rows change places."""
-    rows = max(1, CHUNK_VALUES // columns)
-    return math.ceil(rows / turn) * turn if turn else rows
+def _slices(part: Part) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of each chunk."""
+    step = part.rows if part.whole else max(1, CHUNK_VALUES // part.columns)
+    for first in range(0, part.rows, step):
+        yield first, min(step, part.rows - first)
 
 
-def _work(job: Job, raw: Rows, columns: int) -> Callable[[], Rows]:
-    assert job.stored is not None
-    dtype, turn, kind = job.stored.dtype, job.turn, job.info.type
+def _work(job: Job, part: Part, first: int, count: int, offset: int) -> Work:
+    low, raw = part.read(first, count)
+    kind = job.info.type
 
-    def work() -> Rows:
-        rows = turned(raw, turn, columns * SOURCE_BYTES[dtype]) if turn else raw
-        return quantize_rows(rows, dtype, kind, columns)
+    def run() -> Rows:
+        return quantize_rows(part.values(first, count, low, raw), kind)
 
-    return work
-
-
-def turned(raw: Rows, head: int, row_bytes: int) -> Rows:
-    """Each head's two halves of rows interleaved: llama.cpp's rotary order."""
-    heads = raw.reshape(-1, 2, head // 2, row_bytes)
-    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(-1)
+    source = f"{part.stored.name} in {part.stored.file.path.name}"
+    return Work(job, source, offset, part.source_bytes(count), run)

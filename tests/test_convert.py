@@ -18,21 +18,21 @@ from filelock import FileLock
 from ggufs import Gguf
 
 import convert as package
-from convert import Converted, Progress, convert, wanted_files, writer
+from convert import Converted, Options, Progress, convert, wanted_files, writer
 from portable.errors import Busy, CheckpointError, DiskError
 
 ROOT = Path(__file__).parents[1]
 RUN = """
 import resource, sys
 from pathlib import Path
-from convert import convert
+from convert import Options, convert
 from portable.errors import PortableError
 source, output, quant, limit = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 print("started", flush=True)
 try:
-    convert(Path(source), Path(output), quant=quant)
+    convert(Path(source), Path(output), Options(quant=quant))
 except KeyboardInterrupt:
     sys.exit(130)
 except PortableError as error:
@@ -50,7 +50,7 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good(smol: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """What every conversion of `smol` to Q4_0 must give."""
     path = tmp_path_factory.mktemp("good") / "out.gguf"
-    return convert(smol, path, quant="Q4_0").path.read_bytes()
+    return convert(smol, path, Options(quant="Q4_0")).path.read_bytes()
 
 
 def start(source: Path, output: Path, quant: str = "Q4_0", limit: int = 0) -> subprocess.Popen[str]:
@@ -67,13 +67,13 @@ def end(child: subprocess.Popen[str]) -> tuple[int, str]:
 
 def test_the_result_says_what_was_made(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "qwen2")
-    made = convert(folder, tmp_path / "out.gguf", quant="q8_0")
+    made = convert(folder, tmp_path / "out.gguf", Options(quant="q8_0"))
     assert isinstance(made, Converted)
     assert (made.path, made.quant, made.tensors) == (tmp_path / "out.gguf", "Q8_0", 26)
     assert (made.architecture, made.size) == ("qwen2", made.path.stat().st_size)
     assert made.parameters == sum(
         len(t.data) // 4
-        for t in Gguf(convert(folder, made.path, quant="F32").path).tensors.values()
+        for t in Gguf(convert(folder, made.path, Options(quant="F32")).path).tensors.values()
     )
 
 
@@ -86,7 +86,7 @@ def test_only_the_output_is_left(tmp_path: Path) -> None:
 
 def test_progress_only_grows_and_ends_at_the_total(smol: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    convert(smol, tmp_path / "out.gguf", quant="Q8_0", progress=seen.append)
+    convert(smol, tmp_path / "out.gguf", Options(quant="Q8_0"), progress=seen.append)
     done = [step.done_bytes for step in seen]
     assert done == sorted(done)
     assert done[-1] == seen[-1].total_bytes == seen[0].total_bytes > 200e6
@@ -104,7 +104,7 @@ def test_the_checksum_in_the_file_is_that_of_its_tensors(tmp_path: Path) -> None
 
 def test_the_same_bytes_with_any_number_of_threads(smol: Path, good: bytes, tmp_path: Path) -> None:
     for threads in (1, 3):
-        path = convert(smol, tmp_path / "out.gguf", quant="Q4_0", threads=threads).path
+        path = convert(smol, tmp_path / "out.gguf", Options(quant="Q4_0", threads=threads)).path
         assert path.read_bytes() == good
 
 
@@ -122,7 +122,7 @@ def test_a_killed_conversion_leaves_the_earlier_file(
         assert output.read_bytes() in (b"earlier", good)
         for partial in tmp_path.glob(".out.gguf.*.partial"):
             assert partial.read_bytes()[:4] != b"GGUF"
-    convert(smol, output, quant="Q4_0")
+    convert(smol, output, Options(quant="Q4_0"))
     assert output.read_bytes() == good
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
@@ -204,7 +204,7 @@ def test_a_shard_that_shrinks_while_it_is_read(smol: Path, tmp_path: Path) -> No
             os.truncate(folder / "model.safetensors", 60_000_000)
 
     with pytest.raises(CheckpointError, match="became shorter"):
-        convert(folder, tmp_path / "out.gguf", quant="Q4_0", progress=shrink)
+        convert(folder, tmp_path / "out.gguf", Options(quant="Q4_0"), progress=shrink)
     assert not (tmp_path / "out.gguf").exists()
 
 

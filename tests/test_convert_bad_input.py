@@ -19,7 +19,7 @@ import pytest
 from checkpoints import tiny
 from safetensors.numpy import load_file, save_file
 
-from convert import check_config, convert
+from convert import Options, check_config, convert
 from convert.checkpoint import Checkpoint
 from portable.errors import (
     CheckpointError,
@@ -35,7 +35,7 @@ def refused(folder: Path, kind: type[PortableError], match: str, **options: Any)
     out = folder.parent / "out" / "model.gguf"
     out.parent.mkdir(exist_ok=True)
     with pytest.raises(kind, match=match) as caught:
-        convert(folder, out, **options)
+        convert(folder, out, Options(**options))
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
     assert list(out.parent.iterdir()) == []
@@ -315,7 +315,7 @@ def test_values_too_large_for_f16_say_so(tmp_path: Path) -> None:
     model = tiny(tmp_path / "model", "llama", dtype="F32")
     edit_weights(model, lambda a: a["lm_head.weight"].__setitem__((0, 0), 1e6))
     assert "BF16" in refused(model, CheckpointError, "too large for F16", quant="F16").hint
-    convert(model, tmp_path / "fine.gguf", quant="BF16")
+    convert(model, tmp_path / "fine.gguf", Options(quant="BF16"))
 
 
 # Shards ----------------------------------------------------------------------------------------

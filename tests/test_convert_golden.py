@@ -10,7 +10,7 @@ from checkpoints import minilm, smollm2, tiny
 from ggufs import Gguf, summary
 from golden_cases import TINY
 
-from convert import convert
+from convert import Options, convert
 
 GOLDEN = Path(__file__).parent / "golden"
 # Ours beside llama.cpp's: docs/CONVERT.md lists them.
@@ -37,13 +37,13 @@ def held_against_golden(path: Path, golden: str) -> None:
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "F16"])
 def test_smollm2(smol: Path, tmp_path: Path, quant: str) -> None:
-    convert(smol, tmp_path / "out.gguf", quant=quant)
+    convert(smol, tmp_path / "out.gguf", Options(quant=quant))
     held_against_golden(tmp_path / "out.gguf", f"smollm2-{quant}")
 
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "F16"])
 def test_minilm(tmp_path: Path, quant: str) -> None:
-    convert(minilm(), tmp_path / "out.gguf", quant=quant, name="all-MiniLM-L6-v2")
+    convert(minilm(), tmp_path / "out.gguf", Options(quant=quant, name="all-MiniLM-L6-v2"))
     held_against_golden(tmp_path / "out.gguf", f"minilm-{quant}")
 
 
@@ -52,7 +52,7 @@ def test_minilm(tmp_path: Path, quant: str) -> None:
 def test_tiny(name: str, quant: str, tmp_path: Path) -> None:
     family, _, options = TINY[name]
     folder = tiny(tmp_path / f"Tiny-{name}-1M-Instruct", family, **options)
-    convert(folder, tmp_path / "out.gguf", quant=quant)
+    convert(folder, tmp_path / "out.gguf", Options(quant=quant))
     held_against_golden(tmp_path / "out.gguf", f"tiny-{name}-{quant}")
 
 
@@ -66,7 +66,9 @@ def test_a_hash_named_snapshot_takes_the_hub_name(smol: Path, tmp_path: Path) ->
     snapshot = tmp_path / "9a1bc2"
     snapshot.symlink_to(smol)
     convert(
-        snapshot, tmp_path / "out.gguf", quant="F16", name="HuggingFaceTB/SmolLM2-135M-Instruct"
+        snapshot,
+        tmp_path / "out.gguf",
+        Options(quant="F16", name="HuggingFaceTB/SmolLM2-135M-Instruct"),
     )
     held_against_golden(tmp_path / "out.gguf", "smollm2-F16")
 

@@ -10,7 +10,7 @@ import pytest
 from checkpoints import tiny
 from ggufs import Gguf
 
-from convert import convert, default_output_name, quant_name, quant_names
+from convert import Options, convert, default_output_name, quant_name, quant_names
 from convert.mix import Mix, Shape, more_bits
 from convert.quantize import library
 from convert.quants import QUANTS, TYPES
@@ -48,7 +48,7 @@ MODELS = {
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     family, options = MODELS[request.param]
     folder = tiny(tmp_path_factory.mktemp("model") / f"Tiny-{request.param}", family, **options)
-    convert(folder, folder / "lossless.gguf", quant="F32")
+    convert(folder, folder / "lossless.gguf", Options(quant="F32"))
     return folder
 
 
@@ -67,9 +67,9 @@ def test_equals_llama_model_quantize(model: Path, quant: str, tmp_path: Path) ->
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     if not peer(model / "lossless.gguf", theirs, QUANTS[quant].ftype):
         with pytest.raises(UsageError, match=r"importance matrix|does not divide"):
-            convert(model, ours, quant=quant)
+            convert(model, ours, Options(quant=quant))
         return
-    convert(model, ours, quant=quant)
+    convert(model, ours, Options(quant=quant))
     found, wanted = Gguf(ours), Gguf(theirs)
     types = {name: tensor.type for name, tensor in wanted.tensors.items()}
     assert {name: tensor.type for name, tensor in found.tensors.items()} == types

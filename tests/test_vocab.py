@@ -15,7 +15,7 @@ from checkpoints import minilm, smollm2, tiny
 from ggufs import Gguf
 from tiny_tokenizers import LLAMA3_SPLIT, PROBE, QWEN_SPLIT
 
-from convert import convert
+from convert import Options, convert
 from convert.vocab.tokens import looks_special
 from portable.errors import CheckpointError, PortableError, UnsupportedModel
 
@@ -61,13 +61,13 @@ def test_tiny_tokenizers_agree(family: str, tmp_path: Path) -> None:
 
 def test_smollm2_agrees(tmp_path: Path) -> None:
     folder = smollm2(tmp_path / "SmolLM2")
-    path = convert(folder, tmp_path / "out.gguf", quant="Q4_0").path
+    path = convert(folder, tmp_path / "out.gguf", Options(quant="Q4_0")).path
     for text in (PROBE, "<|im_start|>user\nHi<|im_end|>\n", "    indented\t\ttabs   ", "a1b22c333"):
         assert llama_ids(path, text) == own_ids(folder, text)
 
 
 def test_minilm_agrees_with_its_cls_and_sep(tmp_path: Path) -> None:
-    path = convert(minilm(), tmp_path / "out.gguf", quant="Q8_0").path
+    path = convert(minilm(), tmp_path / "out.gguf", Options(quant="Q8_0")).path
     text = "Hello World, I've 12345 apples — 我想在工作 café naïve"
     assert llama_ids(path, text, special=True) == own_ids(minilm(), text, special=True)
 

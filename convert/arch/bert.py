@@ -56,6 +56,10 @@ SKIP = (
 VOCAB = "wordpiece"
 
 
+def rows(config: Config) -> Sequence[Row]:
+    return ROWS
+
+
 def sizes(config: Config) -> dict[str, int]:
     hidden, heads = config.count("hidden_size"), config.heads
     if hidden % heads:

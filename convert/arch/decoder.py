@@ -6,9 +6,10 @@ It knows no single family: each module beside it says what is different.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from convert.arch.table import Row, linear
+from convert.arch.table import Row, linear, rotary_order
 from convert.config import Config, is_number
 from portable.errors import CheckpointError, UnsupportedModel
 
@@ -18,10 +19,15 @@ RENAMED = ((r"^(?=(layers|embed_tokens|norm)\.)", "model."),)
 LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
 
 
-def rows(qkv_bias: str, rotary: bool = False, head_norms: bool = False) -> list[Row]:
+def rows(
+    config: Config, qkv_bias: str, rotary: bool = False, head_norms: bool = False
+) -> list[Row]:
     """`qkv_bias` is "", "optional" or "required"; `rotary` for llama's order of query rows."""
     attention, mlp = f"{LAYER}.self_attn", f"{LAYER}.mlp"
-    turn_q, turn_k = ("heads", "kv_heads") if rotary else ("", "")
+    turn_q, turn_k = None, None
+    if rotary:
+        turn_q = partial(rotary_order, config.heads * config.head_dim, config.heads)
+        turn_k = partial(rotary_order, config.kv_heads * config.head_dim, config.kv_heads)
     loose = "optional" if qkv_bias != "required" else ""
     found = [
         Row("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),

@@ -25,7 +25,6 @@ DEFAULTS: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
 }
-ROWS: Sequence[Row] = decoder.rows(qkv_bias="optional", rotary=True)
 RENAMED: Sequence[tuple[str, str]] = decoder.RENAMED
 SKIP = decoder.SKIP
 VOCAB = "llama"
@@ -36,6 +35,10 @@ def sizes(config: Config) -> dict[str, int]:
     if found["head"] % 2:
         raise config.bad("head_dim", "an even number")
     return found
+
+
+def rows(config: Config) -> Sequence[Row]:
+    return decoder.rows(config, qkv_bias="optional", rotary=True)
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.arch import decoder, llama
-from convert.arch.table import Row
 
 ARCHITECTURES: Sequence[str] = ("MistralForCausalLM",)
 GGUF = llama.GGUF
@@ -16,11 +15,11 @@ DEFAULTS: Mapping[str, Any] = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 131072,
 }
-ROWS: Sequence[Row] = llama.ROWS
 RENAMED: Sequence[tuple[str, str]] = decoder.RENAMED
 SKIP = decoder.SKIP
 VOCAB = llama.VOCAB
 
 sizes = llama.sizes
+rows = llama.rows
 metadata = llama.lengths
 extra_tensors = llama.extra_tensors

@@ -7,6 +7,7 @@ from typing import Any
 
 from convert.arch import decoder
 from convert.arch.table import Row
+from convert.config import Config
 
 ARCHITECTURES: Sequence[str] = ("Qwen2ForCausalLM", "Qwen2Model")
 GGUF = "qwen2"
@@ -21,7 +22,6 @@ DEFAULTS: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
 }
-ROWS: Sequence[Row] = decoder.rows(qkv_bias="required")
 RENAMED: Sequence[tuple[str, str]] = decoder.RENAMED
 SKIP = decoder.SKIP
 VOCAB = "qwen"
@@ -29,3 +29,7 @@ VOCAB = "qwen"
 sizes = decoder.sizes
 metadata = decoder.metadata
 extra_tensors = decoder.no_extra_tensors
+
+
+def rows(config: Config) -> Sequence[Row]:
+    return decoder.rows(config, qkv_bias="required")

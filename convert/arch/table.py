@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from convert.config import Config
+from convert.part import Integers, Map, Part
 from convert.safetensors_file import Stored
 from portable.errors import CheckpointError
 
+Pick = Callable[[], Integers]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Row:
-    """`source` -> `target`, `{i}` being the layer; `dims` are names of `Family.sizes`.
+    """`source` -> `target`: `{i}` is the layer, `{e}` the expert, whose tensors are stacked.
 
-    `rotary` names the head count whose rows are put into llama.cpp's rotary order.
+    `dims` are names of `Family.sizes`: the shape of one source tensor. `pick` says which of its
+    rows become the target's, in which order, once that shape is known to be true; `map` changes
+    values (see `Part`). `shape` names the target's shape where a `whole` map changes it, `layers`
+    the layers that have this tensor.
     """
 
     source: str
     target: str
     dims: tuple[str, ...]
     optional: bool = False
-    rotary: str = ""
+    pick: Pick | None = None
+    map: Map | None = None
+    whole: bool = False
+    shape: tuple[str, ...] = ()
+    layers: Sequence[int] | None = None
 
 
 class Family(Protocol):
@@ -32,38 +44,75 @@ class Family(Protocol):
     ARCHITECTURES: Sequence[str]  # strings of config.json's `architectures`
     GGUF: str  # llama.cpp's name of the architecture
     DEFAULTS: Mapping[str, Any]  # what transformers assumes where config.json is silent
-    ROWS: Sequence[Row]
     RENAMED: Sequence[tuple[str, str]]  # (pattern, replacement) of names that older files use
     SKIP: str  # pattern of tensors that the GGUF does not need
     VOCAB: str  # which reader of `convert.vocab`
 
     def sizes(self, config: Config) -> dict[str, int]: ...
+    def rows(self, config: Config) -> Sequence[Row]: ...
     def metadata(self, config: Config) -> Iterable[tuple[str, str, Any]]: ...
     def extra_tensors(self, config: Config) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A tensor of the checkpoint under its GGUF name. `turn`: rows of a head in rotary order."""
+    """A tensor of the GGUF: its name, its shape, and what of the checkpoint it is made of."""
 
     name: str
-    stored: Stored
-    turn: int = 0
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
 
 
 def linear(
-    source: str, target: str, dims: tuple[str, str], bias: str = "", rotary: str = ""
+    source: str,
+    target: str,
+    dims: tuple[str, str],
+    bias: str = "",
+    pick: Pick | None = None,
 ) -> list[Row]:
     """Weight and bias of a linear layer; `bias` is "", "optional" or "required"."""
-    rows = [Row(f"{source}.weight", f"{target}.weight", dims, rotary=rotary)]
+    rows = [Row(f"{source}.weight", f"{target}.weight", dims, pick=pick)]
     if bias:
         name, goal = f"{source}.bias", f"{target}.bias"
-        rows.append(Row(name, goal, dims[:1], optional=bias == "optional", rotary=rotary))
+        rows.append(Row(name, goal, dims[:1], optional=bias == "optional", pick=pick))
     return rows
 
 
-def place(family: Family, sizes: Mapping[str, int], tensors: Mapping[str, Stored]) -> list[Placed]:
+def rotary_order(rows: int, heads: int) -> Integers:
+    """Each head's two halves of rows interleaved: llama.cpp's order for llama-like attention."""
+    half = rows // heads // 2
+    return np.arange(rows).reshape(heads, 2, half).swapaxes(1, 2).reshape(-1)
+
+
+def place(family: Family, config: Config, tensors: Mapping[str, Stored]) -> list[Placed]:
     """Every tensor in its place; CheckpointError on a missing, left-over or misshapen one."""
+    sizes = family.sizes(config)
+    named = _named(family, tensors)
+    used: set[str] = set()
+    missing: list[str] = []
+    placed = []
+    for row in _filled(family.rows(config), sizes["layers"]):
+        sources = _sources(row, sizes)
+        used.update(sources)
+        absent = [name for name in sources if name not in named]
+        if not absent:
+            placed.append(_placed(row, [named[name] for name in sources], sizes))
+        elif not row.optional or len(absent) < len(sources):
+            missing += absent
+    if missing:
+        raise CheckpointError(
+            f"{_few(missing)} missing from the weights", hint="download the checkpoint again"
+        )
+    if left := sorted(named.keys() - used):
+        raise CheckpointError(
+            f"{_few(left)} not known in {family.GGUF} models",
+            hint="the checkpoint is of another architecture than its config.json says",
+        )
+    return placed
+
+
+def _named(family: Family, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors under their canonical names, without those that are skipped."""
     skip = re.compile(family.SKIP)
     named: dict[str, Stored] = {}
     for tensor in tensors.values():
@@ -73,14 +122,7 @@ def place(family: Family, sizes: Mapping[str, int], tensors: Mapping[str, Stored
         if name in named:
             raise CheckpointError(f"{tensor.name} and {named[name].name} are the same tensor")
         named[name] = tensor
-    placed = list(_placed(_filled(family.ROWS, sizes["layers"]), sizes, named))
-    left = sorted(named)
-    if left:
-        raise CheckpointError(
-            f"{_few(left)} not known in {family.GGUF} models",
-            hint="the checkpoint is of another architecture than its config.json says",
-        )
-    return placed
+    return named
 
 
 def canonical(name: str, renamed: Iterable[tuple[str, str]]) -> str:
@@ -91,31 +133,34 @@ def canonical(name: str, renamed: Iterable[tuple[str, str]]) -> str:
 
 def _filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
     for row in rows:
-        for i in range(layers if "{i}" in row.source else 1):
-            source, target = row.source.replace("{i}", str(i)), row.target.replace("{i}", str(i))
-            yield Row(source, target, row.dims, row.optional, row.rotary)
-
-
-def _placed(
-    rows: Iterable[Row], sizes: Mapping[str, int], named: dict[str, Stored]
-) -> Iterable[Placed]:
-    missing = []
-    for row in rows:
-        tensor = named.pop(row.source, None)
-        if tensor is None:
-            if not row.optional:
-                missing.append(row.source)
+        if "{i}" not in row.source:
+            yield row
             continue
-        wanted = tuple(sizes[dim] for dim in row.dims)
+        for i in range(layers) if row.layers is None else row.layers:
+            source, target = row.source.replace("{i}", str(i)), row.target.replace("{i}", str(i))
+            yield replace(row, source=source, target=target)
+
+
+def _sources(row: Row, sizes: Mapping[str, int]) -> list[str]:
+    if "{e}" not in row.source:
+        return [row.source]
+    return [row.source.replace("{e}", str(e)) for e in range(sizes["experts"])]
+
+
+def _placed(row: Row, stored: list[Stored], sizes: Mapping[str, int]) -> Placed:
+    wanted = tuple(sizes[dim] for dim in row.dims)
+    for tensor in stored:
         if tensor.shape != wanted:
             raise CheckpointError(
                 f"{tensor.name} has shape {list(tensor.shape)}, but config.json says {list(wanted)}"
             )
-        yield Placed(row.target, tensor, wanted[0] // sizes[row.rotary] if row.rotary else 0)
-    if missing:
-        raise CheckpointError(
-            f"{_few(missing)} missing from the weights", hint="download the checkpoint again"
-        )
+    pick = row.pick() if row.pick else None
+    shape = wanted if pick is None else (len(pick), *wanted[1:])
+    if row.shape:
+        shape = tuple(sizes[dim] for dim in row.shape)
+    parts = tuple(Part(tensor, shape, pick, row.map, row.whole) for tensor in stored)
+    stacked = "{e}" in row.source
+    return Placed(row.target, (len(stored), *shape) if stacked else shape, parts)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -29,16 +30,15 @@ def convert(
     from portable.obtain import fetch_checkpoint
     from portable.progress import progress, size
 
-    name = converter.quant_name(quant)
+    options = converter.Options(quant=quant)
     with progress(quiet=quiet) as report:
         source = fetch_checkpoint(
             model, revision=revision, offline=offline, say=say, progress=report
         )
         done = converter.convert(
             source.folder,
-            folder_or_file(output, converter.default_output_name(source.name, name)),
-            quant=name,
-            name=source.name,
+            folder_or_file(output, converter.default_output_name(source.name, options.quant)),
+            dataclasses.replace(options, name=source.name),
             progress=lambda p: report(p.phase, p.done_bytes, p.total_bytes, p.tensor),
         )
     for warning in done.warnings:

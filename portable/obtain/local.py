@@ -115,8 +115,7 @@ def convert_into_store(source: Path, record: store.Record, name: str, wish: Wish
     convert.convert(
         source,
         output,
-        quant=record.quant,
-        name=name,
+        convert.Options(quant=record.quant, name=name),
         progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor or ""),
     )
     done = replace(record, file=str(output), converter=_version())

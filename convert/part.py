@@ -1,0 +1,78 @@
+"""Rows of a checkpoint on their way into a GGUF; knows no name, no type and no thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convert.quantize import SOURCE_BYTES, to_float32
+from convert.safetensors_file import Stored
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+Map = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Consecutive rows of a GGUF's tensor, made of one tensor of the checkpoint.
+
+    `shape` is what the part looks like in the GGUF. `pick[n]` is the row of `stored` that becomes
+    row n; without it they come as they are. `map` gets float32 values, [rows, columns], and gives
+    what is to be written: some rows at a time, or the `whole` tensor where it changes the shape.
+    """
+
+    stored: Stored
+    shape: tuple[int, ...]
+    pick: Integers | None = None
+    map: Map | None = None
+    whole: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Values of a row; a vector whose order changes is a column of rows with one value."""
+        return 1 if self._is_column else self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape) // self.columns
+
+    @property
+    def source_columns(self) -> int:
+        return 1 if self._is_column else self.stored.shape[-1]
+
+    @property
+    def _is_column(self) -> bool:
+        return self.pick is not None and len(self.stored.shape) == 1
+
+    def source_bytes(self, rows: int) -> int:
+        """How much of the checkpoint `rows` rows stand for: what a progress bar adds up."""
+        if self.whole:
+            return self.stored.bytes
+        return rows * self.source_columns * SOURCE_BYTES[self.stored.dtype]
+
+    def read(self, first: int, count: int) -> tuple[int, np.ndarray[Any, Any]]:
+        """The bytes that `values` needs for these rows, and the source row they begin with."""
+        low, high = first, first + count
+        if self.whole:
+            low, high = 0, math.prod(self.stored.shape) // self.source_columns
+        elif self.pick is not None:
+            picked = self.pick[first : first + count]
+            low, high = int(picked.min()), int(picked.max()) + 1
+        row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
+        start = self.stored.start + low * row_bytes
+        return low, self.stored.file.read(start, (high - low) * row_bytes)
+
+    def values(self, first: int, count: int, low: int, raw: np.ndarray[Any, Any]) -> Floats:
+        """Rows as float32, [count, columns], valid until this thread's next call."""
+        if self.pick is not None and not self.whole:
+            row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
+            raw = raw.reshape(-1, row_bytes)[self.pick[first : first + count] - low].reshape(-1)
+        found = to_float32(raw, self.stored.dtype).reshape(-1, self.source_columns)
+        if self.map is not None:
+            found = self.map(found)
+        return np.ascontiguousarray(found, np.float32).reshape(count, self.columns)

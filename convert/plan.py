@@ -1,0 +1,103 @@
+"""What a conversion will write, known before any weight is read: keys, tensors, types, sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from convert import metadata
+from convert.arch import FAMILIES, check_config
+from convert.arch.table import Family, Placed, place
+from convert.checkpoint import Checkpoint
+from convert.config import Config
+from convert.gguf_file import Info, KeyValues, data_size, head, storable
+from convert.mix import Mix, Shape
+from convert.quantize import SOURCE_BYTES
+from convert.quants import QUANTS, TYPES
+from convert.stream import Job
+from convert.vocab import read_vocab
+from portable.errors import CheckpointError, UnsupportedModel
+
+
+class Plan:
+    """Everything about the file but the values of its tensors; raises for what cannot be made."""
+
+    def __init__(self, checkpoint: Checkpoint, quant: str, name: str) -> None:
+        self.checkpoint = checkpoint
+        self.quant = QUANTS[quant]
+        raw = checkpoint.config
+        self.family: Family = FAMILIES[check_config(raw)]
+        self.config = Config(raw, self.family.DEFAULTS)
+        sizes = self.family.sizes(self.config)
+        checkpoint.open_tensors()
+        placed = place(self.family, self.config, checkpoint.tensors)
+        self.warnings: list[str] = []
+        self.jobs = self._jobs(placed, sizes)
+        infos = [job.info for job in self.jobs]
+        self.parameters = sum(math.prod(info.shape) for info in infos)
+        vocab = read_vocab(checkpoint, self.family.VOCAB, sizes["vocab"], raw)
+        general = metadata.general(checkpoint, name, self.parameters, self.warnings)
+        self.keys: KeyValues = metadata.keys(
+            checkpoint, self.family, self.config, vocab, general
+        ) | metadata.recipe(self.quant, name)
+        for key, value in self.keys.items():
+            if not storable(*value):
+                raise CheckpointError(f"{key} holds a value that a GGUF file cannot store")
+        self.infos = infos
+
+    def _jobs(self, placed: list[Placed], sizes: Mapping[str, int]) -> list[Job]:
+        """In llama.cpp's order, because the mix counts tensors as they come."""
+        extra = self.family.extra_tensors(self.config)
+        found = {tensor.name: tensor for tensor in placed}
+        self._check(found)
+        names = sorted([*found, *extra], key=file_order)
+        tied = "output.weight" not in found
+        shape = Shape(sizes["layers"], sizes["heads"], sizes["kv_heads"], self.family.GGUF, tied)
+        mix = Mix(self.quant.name, shape, names)
+        jobs = []
+        for name in names:
+            if name in extra:
+                info = Info(name, extra[name].shape, TYPES["F32"])
+                jobs.append(Job(info, values=extra[name]))
+                continue
+            tensor = found[name]
+            info = Info(name, tensor.shape, mix.type_of(name, tensor.shape))
+            jobs.append(Job(info, tensor.parts))
+        if mix.fallbacks:
+            self.warnings.append(
+                f"{len(mix.fallbacks)} of {len(names)} tensors have rows that {mix.quant.name} "
+                "cannot divide: they take a larger type"
+            )
+        return jobs
+
+    def _check(self, found: Mapping[str, Placed]) -> None:
+        for stored in {part.stored for tensor in found.values() for part in tensor.parts}:
+            if stored.dtype not in SOURCE_BYTES:
+                raise UnsupportedModel(
+                    f"tensor {stored.name} is stored as {stored.dtype}",
+                    hint="convert the original model, whose weights are BF16, F16 or F32",
+                )
+        headless = "output_norm.weight" in found and "output.weight" not in found
+        complete = str(self.checkpoint.config["architectures"][0]).endswith("ForCausalLM")
+        if headless and complete and not self.config.tied:
+            raise CheckpointError(
+                "lm_head.weight is missing, and config.json does not tie it to the embedding",
+                hint="download the checkpoint again",
+            )
+
+    @property
+    def front(self) -> bytes:
+        """The file's bytes before the tensors, with a place for their checksum."""
+        return head(self.keys, self.infos)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.front) + data_size(self.infos)
+
+
+def file_order(name: str) -> tuple[int, str]:
+    """Tensors outside the layers first, then layer by layer; by name within each."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return (int(match[1]) if match else -1), name
