@@ -14,12 +14,12 @@ import ml_dtypes
 import numpy as np
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
+from tiny_families import TINY
 from tiny_shapes import tiny_config, tiny_shapes
+from tiny_spm import STYLES, spm
 from tiny_tokenizers import (
     BYTE_LEVEL,
     byte_level,
-    spm,
-    tokenizer_model,
     wordpiece,
     write_json,
     write_settings,
@@ -41,6 +41,8 @@ SMOLLM2_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Families that come with tokenizer.model.
+PUBLISHED = ("gemma2", "gemma3", "phi3", "internlm2", "internlm3", "minicpm", "baichuan")
 DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
 
@@ -171,15 +173,21 @@ def save(folder: Path, arrays: Arrays, shards: int = 1) -> None:
 def tiny(folder: Path, family: str, **options: Any) -> Path:
     """A random checkpoint. `options` are config.json's keys, and: seed, shards, dtype, spm, head.
 
-    `spm` writes tokenizer.model beside tokenizer.json, `head` an lm_head although it is tied.
+    `spm` writes tokenizer.model beside tokenizer.json, `head` an lm_head although it is tied,
+    `splitter` another tokenizer than the family's own.
     """
     seed, shards = options.pop("seed", 0), options.pop("shards", 1)
-    dtype, with_model = DTYPES[options.pop("dtype", "BF16")], options.pop("spm", False)
-    head = options.pop("head", None)
+    dtype, with_model = (
+        DTYPES[options.pop("dtype", "BF16")],
+        options.pop("spm", family in PUBLISHED),
+    )
+    head, splitter = options.pop("head", None), options.pop("splitter", "")
     folder.mkdir(parents=True, exist_ok=True)
-    size = {"bert": wordpiece, "mistral": spm}.get(family, byte_level)(folder, family)
-    if with_model:
-        tokenizer_model(folder)
+    splitter = splitter or (TINY[family].splitter if family in TINY else "")
+    if splitter in STYLES:
+        size = spm(folder, splitter, with_model)
+    else:
+        size = byte_level(folder, splitter) if splitter else wordpiece(folder)
     config = tiny_config(family, size) | options
     write_json(folder / "config.json", config)
     generation = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05}

@@ -1,9 +1,9 @@
-"""Writes the small tokenizers of the tests: byte-level BPE, SentencePiece BPE, WordPiece."""
+"""Writes the small tokenizers of the tests: byte-level BPE and WordPiece."""
 
 from __future__ import annotations
 
 import json
-import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,12 @@ QWEN_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+UPPER, LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+GPT4O_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]*[{LOWER}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]+[{LOWER}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -27,6 +33,12 @@ PROBE = (
 
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
+    found = json.loads(path.read_text("utf-8"))
+    change(found)
+    path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
 
 
 def write_tokenizer(
@@ -104,26 +116,49 @@ def _merges(alphabet: list[str]) -> list[str]:
     return merges
 
 
-def byte_level(folder: Path, family: str) -> int:
-    """Special tokens first for llama and last for qwen; the embedding has rows to spare."""
+def split_by(*regexes: str) -> dict[str, Any]:
+    """A pre-tokenizer that isolates what each regex matches, and then maps bytes."""
+    kept = {"behavior": "Isolated", "invert": False}
+    steps = [{"type": "Split", "pattern": {"Regex": regex}, **kept} for regex in regexes]
+    last = {**BYTE_LEVEL, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [*steps, last]}
+
+
+DIGITS = {"type": "Digits", "individual_digits": True}
+SPLITTERS: dict[str, dict[str, Any]] = {
+    "qwen2": split_by(QWEN_SPLIT),
+    "llama-bpe": split_by(LLAMA3_SPLIT),
+    "dbrx": split_by(LLAMA3_SPLIT),
+    "glm4": split_by(LLAMA3_SPLIT),
+    "gpt-4o": split_by(GPT4O_SPLIT),
+    "smollm": {
+        "type": "Sequence",
+        "pretokenizers": [DIGITS, {**BYTE_LEVEL, "use_regex": True}],
+    },
+}
+IGNORES_MERGES = ("llama-bpe", "glm4")
+SPECIAL = {
+    "glm4": ["<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|observation|>"]
+}
+
+
+def byte_level(folder: Path, splitter: str) -> int:
+    """Special tokens first; the embedding has rows to spare."""
     alphabet = byte_alphabet()
     merges = _merges(alphabet)
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = SPECIAL.get(splitter, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     ordered = [*special, *sorted(alphabet), *(m.replace(" ", "") for m in merges)]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(ordered))}
-    split = QWEN_SPLIT if family.startswith("qwen") else LLAMA3_SPLIT
-    pre = {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
-            {**BYTE_LEVEL, "use_regex": False},
-        ],
-    }
-    normalizer = {"type": "NFC"} if family.startswith("qwen") else None
-    write_tokenizer(folder, vocab, merges, [0, 1, 2], pre, normalizer)
+    normalizer = {"type": "NFC"} if splitter == "qwen2" else None
+    numbers = list(range(len(special)))
+    write_tokenizer(folder, vocab, merges, numbers, SPLITTERS[splitter], normalizer)
+    if splitter in IGNORES_MERGES:
+        edit_json(
+            folder / "tokenizer.json", lambda found: found["model"].update(ignore_merges=True)
+        )
     settings: dict[str, Any] = {"chat_template": TEMPLATE, "clean_up_tokenization_spaces": False}
-    settings |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "model_max_length": 512}
-    if family.startswith("qwen"):
+    settings |= {"eos_token": special[2], "pad_token": "<|endoftext|>", "model_max_length": 512}
+    if splitter == "qwen2":
         settings |= {"bos_token": None, "add_bos_token": False, "tokenizer_class": "Qwen2Tokenizer"}
         settings |= {"add_prefix_space": False}
     else:
@@ -132,122 +167,7 @@ def byte_level(folder: Path, family: str) -> int:
     return 320
 
 
-def _spm_pieces() -> list[tuple[str, int]]:
-    """(piece, SentencePiece type): unknown, control, 256 bytes, then pieces by falling score."""
-    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)]
-    pieces += [(f"<0x{byte:02X}>", 6) for byte in range(256)]
-    words = [
-        "▁t",
-        "he",
-        "▁the",
-        "in",
-        "▁a",
-        "er",
-        "on",
-        "▁▁",
-        "▁▁▁▁",
-        "ll",
-        "▁He",
-        "▁Hell",
-        "▁Hello",
-    ]
-    return pieces + [(piece, 1) for piece in [*words, "▁", *"abcdehilnorstuvwxyH0123456789.,!?'"]]
-
-
-def spm(folder: Path, family: str) -> int:
-    """Llama 2's and Mistral's BPE with byte fallback."""
-    vocab = {piece: i for i, (piece, _) in enumerate(_spm_pieces())}
-    pairs = [
-        "▁ t",
-        "h e",
-        "▁t he",
-        "i n",
-        "▁ a",
-        "e r",
-        "o n",
-        "▁ ▁",
-        "▁▁ ▁▁",
-        "l l",
-        "▁ H",
-        "▁H e",
-    ]
-    merges = [p for p in pairs if p not in ("▁ H", "▁H e")] + ["He ll"]
-    merges = [m for m in merges if m.replace(" ", "") in vocab]
-    template = [
-        {"SpecialToken": {"id": "<s>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ]
-    pair = [*template, {"SpecialToken": {"id": "<s>", "type_id": 1}}]
-    pair.append({"Sequence": {"id": "B", "type_id": 1}})
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    found = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": t, **flags, "special": True}
-            for i, t in enumerate(("<unk>", "<s>", "</s>"))
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": template,
-            "pair": pair,
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
-    write_json(folder / "tokenizer.json", found)
-    settings = {"add_bos_token": True, "add_eos_token": False, "bos_token": "<s>"}
-    settings |= {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": None, "legacy": False}
-    settings |= {"tokenizer_class": "LlamaTokenizer", "chat_template": TEMPLATE}
-    write_settings(folder, settings)
-    return len(vocab)
-
-
-def tokenizer_model(folder: Path) -> None:
-    """tokenizer.model: a protobuf of the same pieces, with scores that fall from piece to piece."""
-    out = bytearray()
-    for i, (piece, kind) in enumerate(_spm_pieces()):
-        score = -float(i - 258) if kind == 1 else 0.0
-        text = piece.encode()
-        entry = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", score)
-        if kind != 1:
-            entry += b"\x18" + bytes([kind])
-        out += b"\x0a" + bytes([len(entry)]) + entry
-    # trainer_spec: model_type BPE, byte_fallback; normalizer_spec: identity.
-    out += b"\x12\x05\x18\x02\x98\x02\x01" + b"\x1a\x0a\x0a\x08identity"
-    (folder / "tokenizer.model").write_bytes(bytes(out))
-
-
-def wordpiece(folder: Path, family: str) -> int:
+def wordpiece(folder: Path) -> int:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     words = ["hello", "world", "the", "##ing", "##s", "中", "我", "!", "?", ".", ","]
