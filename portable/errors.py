@@ -2,6 +2,7 @@
 
     PortableError
       ├── UsageError             a wrong flag, path or name
+      │     ├── NotOnHub         a hub has no such repository or revision, or hides it
       │     └── InvalidRequest   a wrong field of a request; names it in `param`
       │           ├── ContextLengthExceeded
       │           └── ModelNotFound
@@ -45,6 +46,10 @@ class UsageError(PortableError):
     exit_code = 2
     status = 400
     code: str | None = None
+
+
+class NotOnHub(UsageError):
+    """Another hub may have it."""
 
 
 class InvalidRequest(UsageError):

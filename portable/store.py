@@ -80,10 +80,15 @@ def save(record: Record) -> Path:
     folder = slot(record.hub, record.repo, record.revision)
     _make(folder)
     path = folder / (record.path.stem + RECORD)
-    text = json.dumps(asdict(record), indent=2, ensure_ascii=False)
+    write(path, json.dumps(asdict(record), indent=2, ensure_ascii=False))
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """All of `text`, durably, or the file as it was."""
     try:
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=folder, prefix=".", suffix=".partial", delete=False
+            "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".partial", delete=False
         ) as file:
             file.write(text)
             file.flush()
@@ -91,7 +96,6 @@ def save(record: Record) -> Path:
         Path(file.name).replace(path)
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}", hint=_HINT) from error
-    return path
 
 
 def of(hub: str, repo: str, revision: str | None = None) -> list[Record]:

@@ -177,7 +177,7 @@ def test_nobody_there(fake: FakeHub, key: str, monkeypatch: pytest.MonkeyPatch) 
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
         monkeypatch.setenv(name, url)
-    assert not hub.connect(key).answers()
+    assert not hub.connect(key).probe.answered
     with pytest.raises(NetworkError, match=r"_ENDPOINT.*--offline"):
         hub.connect(key).listing(REPO)
 

@@ -5,7 +5,10 @@ connect("ms").snapshot("Qwen/Qwen3-0.6B", ["*.json", "*.safetensors"])  ->  Snap
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from portable.hub.base import Hub, Snapshot, offline_by_environment
+from portable.hub.mixing import Taken, take_over
 from portable.hub.names import (
     Listing,
     Ref,
@@ -18,17 +21,17 @@ from portable.hub.names import (
     unsafe_name,
 )
 
-DEFAULT_HUB = "ms"
+# In the order in which they are asked for a model that is named without a hub.
 TITLES = {"ms": "ModelScope", "hf": "Hugging Face"}
 
 __all__ = [
-    "DEFAULT_HUB",
     "TITLES",
     "Hub",
     "Listing",
     "Ref",
     "RemoteFile",
     "Snapshot",
+    "Taken",
     "choose_gguf",
     "connect",
     "has_gguf",
@@ -36,16 +39,17 @@ __all__ = [
     "is_revision",
     "offline_by_environment",
     "parse",
+    "take_over",
     "unsafe_name",
 ]
 
 
-def connect(hub: str) -> Hub:
+def connect(hub: str, local_dir: Path | None = None) -> Hub:
     """The hub of that short name, `ms` or `hf`; opens no socket yet."""
     if hub == "hf":
         from portable.hub.huggingface import HuggingFace  # noqa: PLC0415  its client takes 0.1 s
 
-        return HuggingFace()
+        return HuggingFace(local_dir)
     from portable.hub.modelscope import ModelScope  # noqa: PLC0415  its client takes 0.2 s
 
-    return ModelScope()
+    return ModelScope(local_dir)

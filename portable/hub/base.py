@@ -7,13 +7,11 @@ that file is thrown away, and fetched once more.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
-import threading
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from portable.errors import DiskError, NetworkError, PortableError, UsageError
+from portable.errors import DiskError, NetworkError, NotOnHub, PortableError, UsageError
 from portable.hub.names import Listing, RemoteFile, is_id, is_revision, unsafe_name
+from portable.hub.probe import Probe
 from portable.progress import Report, silent
 
-PROBE_SECONDS = 2.0
 # A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
 TOKEN_HOSTS = ("huggingface.co", "modelscope.cn", "modelscope.ai")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
@@ -62,14 +60,14 @@ class Hub(ABC):
     endpoint_variable: str
     token_variable: str
 
-    def answers(self, timeout: float = PROBE_SECONDS) -> bool:
-        """Whether anything speaks HTTP there; a thread, for a name lookup has no timeout."""
-        reached: list[bool] = []
-        args = (self.endpoint, timeout, reached)
-        thread = threading.Thread(target=_probe, args=args, daemon=True)
-        thread.start()
-        thread.join(timeout)
-        return bool(reached)
+    def __init__(self, local_dir: Path | None = None) -> None:
+        """Files go to the client's cache, or as plain files into `local_dir`."""
+        self.local_dir = local_dir
+
+    @functools.cached_property
+    def probe(self) -> Probe:
+        """Asked once: hubs that are probed before one is waited for are probed together."""
+        return Probe(self.endpoint)
 
     def listing(self, repo: str, revision: str | None = None) -> Listing:
         """What the repository holds.
@@ -80,7 +78,7 @@ class Hub(ABC):
         _valid(repo, revision)
         if offline_by_environment():
             raise self.offline(repo)
-        if not self.answers():
+        if not self.probe.answered:
             raise NetworkError(f"{self.title} ({self.host}) does not answer", hint=self._way_out)
         with self._explained(repo, revision):
             listing = self._list(repo, revision)
@@ -112,10 +110,8 @@ class Hub(ABC):
     def fetch(
         self, listing: Listing, files: Sequence[RemoteFile], report: Report = silent
     ) -> Snapshot:
-        """These files, whole and checked, in the client's cache; what is there is not fetched."""
-        for file in files:
-            if unsafe_name(file.path):
-                raise NetworkError(f"{self.title} lists a dangerous file name: {file.path!r}")
+        """These files, whole and checked; what is there is not fetched."""
+        self.check_names(listing, files)
         total = sum(file.size for file in files)
         self._check_space(listing, files)
         done, folder = 0, self.folder(listing)
@@ -142,11 +138,32 @@ class Hub(ABC):
                     hint="the damaged file is deleted; try again later, or the other hub",
                 ) from None
 
-    def _check_space(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
+    def check_names(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
+        """No file may leave its folder, neither by its name nor through a link that lies there."""
         folder = self.folder(listing)
-        missing = sum(f.size for f in files if not (folder / f.path).exists())
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        free = shutil.disk_usage(there).free
+        for file in files:
+            if unsafe_name(file.path):
+                raise NetworkError(f"{self.title} lists a dangerous file name: {file.path!r}")
+            parent = (folder / file.path).parent
+            if not parent.resolve().is_relative_to(folder.resolve()):
+                raise DiskError(f"{parent} leads out of {folder}", hint="remove that link")
+
+    def missing(self, listing: Listing, file: RemoteFile) -> int:
+        """Bytes of this file that have still to come."""
+        if (self.folder(listing) / file.path).exists():
+            return 0
+        partial = self.partial(listing, file)
+        return max(0, file.size - (partial.stat().st_size if partial.exists() else 0))
+
+    def room(self, listing: Listing) -> tuple[Path, int]:
+        """The nearest folder that is there already, and the bytes free on its disk."""
+        folder = self.folder(listing)
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        return there, shutil.disk_usage(there).free
+
+    def _check_space(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
+        missing = sum(self.missing(listing, file) for file in files)
+        there, free = self.room(listing)
         if missing > free:
             raise DiskError(
                 f"{listing.repo} needs {missing / 1e9:.1f} GB in {there}, "
@@ -218,11 +235,11 @@ class Hub(ABC):
         what = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         return NetworkError(f"{self.title} ({self.host}): {what}", hint=self._way_out)
 
-    def _not_found(self, repo: str, revision: str | None) -> UsageError:
+    def _not_found(self, repo: str, revision: str | None) -> NotOnHub:
         name = f"{repo} at revision {revision}" if revision else repo
         other = "hf://" if self.key == "ms" else "ms://"
         hint = f"check the spelling; {other}{repo} asks the other hub"
-        return UsageError(
+        return NotOnHub(
             f"{self.title} ({self.host}) has no model {name}, or it is private",
             hint=f"{hint}; for a private one set {self.token_variable}",
         )
@@ -245,6 +262,18 @@ class Hub(ABC):
     @abstractmethod
     def folder(self, listing: Listing) -> Path:
         """Where the files of this listing lie, made or not."""
+
+    @abstractmethod
+    def place(self, listing: Listing, file: RemoteFile) -> Path:
+        """Where the bytes of the whole file lie."""
+
+    @abstractmethod
+    def partial(self, listing: Listing, file: RemoteFile) -> Path:
+        """Where they lie while they come."""
+
+    @abstractmethod
+    def promised(self, listing: Listing, file: RemoteFile) -> str | None:
+        """The sha256 that the partial file will have when it is whole, if that is known."""
 
     @abstractmethod
     def _cached(self, repo: str, revision: str | None) -> Path | None: ...
@@ -281,17 +310,6 @@ def _valid(repo: str, revision: str | None) -> None:
         raise UsageError(f"{repo!r} is not a model id", hint="an id looks like org/name")
     if revision is not None and not is_revision(revision):
         raise UsageError(f"{revision!r} is not a revision", hint="give a branch, tag or commit")
-
-
-def _probe(url: str, timeout: float, reached: list[bool]) -> None:
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "portable"})
-    try:
-        urllib.request.urlopen(request, timeout=timeout).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-    except (OSError, ValueError):
-        return
-    reached.append(True)
 
 
 def _json(path: Path, repo: str) -> dict[str, Any]:

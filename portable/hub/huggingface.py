@@ -48,7 +48,22 @@ class HuggingFace(Hub):
         return cache / repo_folder_name(repo_id=repo, repo_type="model")
 
     def folder(self, listing: Listing) -> Path:
+        if self.local_dir:
+            return self.local_dir
         return self._storage(listing.repo) / "snapshots" / str(listing.commit)
+
+    def place(self, listing: Listing, file: RemoteFile) -> Path:
+        if self.local_dir:
+            return self.local_dir / file.path
+        return self._blob(listing, file)
+
+    def partial(self, listing: Listing, file: RemoteFile) -> Path:
+        target = self.place(listing, file)
+        return target.with_name(target.name + ".portable.incomplete")
+
+    def promised(self, listing: Listing, file: RemoteFile) -> str | None:
+        """In the cache it is named by its checksum."""
+        return None if self.local_dir else file.sha256
 
     def _cached(self, repo: str, revision: str | None) -> Path | None:
         try:
@@ -70,18 +85,24 @@ class HuggingFace(Hub):
     def _fetch(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
         pointer = self.folder(listing) / file.path
         if pointer.is_file():
-            _check(pointer, file, pointer.resolve(), pointer)
+            blob = pointer if self.local_dir else pointer.resolve()
+            _check(pointer, file, blob, pointer)
             return
-        blob = self._blob(listing, file)
-        lock = blob.parents[2] / ".locks" / blob.parents[1].name / f"{blob.name}.lock"
+        blob, lock = self.place(listing, file), self._lock(listing, file)
         for folder in (blob.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             if not blob.exists():
-                self._download(listing, file, blob, tick)
+                self._download(listing, file, tick)
+        if self.local_dir:
+            return
         self._link(listing, file)
         if pointer.resolve() != blob.resolve():
             _check(pointer, file, pointer)
+
+    def _lock(self, listing: Listing, file: RemoteFile) -> Path:
+        storage, name = self._storage(listing.repo), self.place(listing, file).name
+        return storage.parent / ".locks" / storage.name / f"{name}.lock"
 
     def _blob(self, listing: Listing, file: RemoteFile) -> Path:
         """The cache names a file by its checksum, which must be one to be a file name."""
@@ -90,8 +111,8 @@ class HuggingFace(Hub):
             raise NetworkError(f"{self.host} names no checksum of {file.path}: {name!r}")
         return self._storage(listing.repo) / "blobs" / name
 
-    def _download(self, listing: Listing, file: RemoteFile, blob: Path, tick: Tick) -> None:
-        partial = blob.with_name(blob.name + ".portable.incomplete")
+    def _download(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
+        partial = self.partial(listing, file)
         there = partial.stat().st_size if partial.exists() else 0
         if there > file.size:
             partial.unlink()
@@ -114,7 +135,7 @@ class HuggingFace(Hub):
                 if "Consistency check" not in str(error):
                     raise
         _check(partial, file, partial)
-        partial.replace(blob)
+        partial.replace(self.place(listing, file))
 
     def _link(self, listing: Listing, file: RemoteFile) -> None:
         """The client's own last step: the snapshot's name for a blob that is there."""

