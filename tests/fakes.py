@@ -42,6 +42,8 @@ class FakeBackend:
         self.batches: list[list[tuple[str, int]]] = []
         self.faults: list[Exception] = []
         self.bad_rows: set[str] = set()
+        self.token_seconds = 0.0  # what each token of a batch costs, on `clock`
+        self.now = 0.0
         self.aborted = 0
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
@@ -58,6 +60,7 @@ class FakeBackend:
             raise self.faults.pop(0)
         if len(self._cells()) + sum(part.count for part in slices) > self.cells:
             raise CacheFull
+        self.now += self.token_seconds * sum(part.count for part in slices)
         self.batches.append([(part.sequence.id, part.count) for part in slices])
         rows = [self._row(part) for part in slices]
         return np.array([row for row in rows if row is not None], np.float32)
@@ -72,6 +75,9 @@ class FakeBackend:
         assert count <= len(self.slots[source])
         self.slots[slot] = self.slots[source][:count]
         self.held[slot] = self.held[source][:count]
+
+    def clock(self) -> float:
+        return self.now
 
     def abort(self) -> None:
         self.aborted += 1
@@ -99,11 +105,12 @@ class FakeBackend:
         return row
 
 
-def make_engine(backend: FakeBackend | None = None, **options: int | bool) -> Engine:
+def make_engine(backend: FakeBackend | None = None, **options: float | bool) -> Engine:
     """An engine on a fake backend; options are EngineConfig's."""
     from pathlib import Path
 
-    return Engine(backend or FakeBackend(), EngineConfig(Path("fake.gguf"), **options))
+    backend = backend or FakeBackend()
+    return Engine(backend, EngineConfig(Path("fake.gguf"), **options), backend.clock)
 
 
 GREEDY = SamplingParams(temperature=0)

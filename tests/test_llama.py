@@ -69,7 +69,7 @@ def test_a_prompts_chunks_do_not_change_the_answer(smollm2: Path) -> None:
     prompt = "The history of tea. " * 30
     texts = set()
     for step in (512, 48, 7):
-        llama = Llama(EngineConfig(smollm2, context=512, step_tokens=step, shared_step_tokens=step))
+        llama = Llama(EngineConfig(smollm2, context=512, step_tokens=step))
         engine = Engine(llama, llama_config(smollm2, step))
         engine.add("x", llama.tokenize(prompt, special=False, start=True), GREEDY)
         text = ""
@@ -81,7 +81,7 @@ def test_a_prompts_chunks_do_not_change_the_answer(smollm2: Path) -> None:
 
 
 def llama_config(model: Path, step: int) -> EngineConfig:
-    return EngineConfig(model, context=512, step_tokens=step, shared_step_tokens=step)
+    return EngineConfig(model, context=512, step_tokens=step)
 
 
 def test_tokens_and_pieces_round_trip(llama: Llama) -> None:

@@ -18,8 +18,8 @@ class EngineConfig:
 
     `context` counts tokens and is shared by all running requests; 0 asks for the smaller of the
     model's trained length and `default_context`. `slots` requests decode together. A step reads at
-    most `step_tokens` tokens, and at most `shared_step_tokens` while somebody is being answered, so
-    that a long prompt does not stall running streams. `threads` 0 is one per physical core.
+    most `step_tokens` tokens, and while somebody is being answered as many as fit `step_seconds`,
+    so that a long prompt does not stall running streams. `threads` 0 is one per physical core.
 
     Raises UsageError for a value out of range.
     """
@@ -28,7 +28,7 @@ class EngineConfig:
     context: int = 0
     slots: int = 16
     step_tokens: int = 512
-    shared_step_tokens: int = 128
+    step_seconds: float = 0.25
     queue: int = 64
     threads: int = 0
     gpu_layers: GpuLayers = "auto"
@@ -42,7 +42,7 @@ class EngineConfig:
         _within("context", self.context, 0, 1 << 24)
         _within("slots", self.slots, 1, 64)
         _within("step tokens", self.step_tokens, 1, 8192)
-        _within("shared step tokens", self.shared_step_tokens, 1, self.step_tokens)
+        _within("step seconds", self.step_seconds, 0.001, 60)
         _within("queue", self.queue, 1, 4096)
         _within("threads", self.threads, 0, 512)
         if isinstance(self.gpu_layers, int):
@@ -51,7 +51,7 @@ class EngineConfig:
             raise UsageError(f"gpu layers is {self.gpu_layers!r}", hint="auto, all or a number")
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UsageError(f"{name} is {value}", hint=f"a number from {low} to {high}")
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
+from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Move
 from portable.engine.sampling import Sampler
 from portable.engine.scheduler import Plan, Scheduler
@@ -39,6 +40,7 @@ class Engine:
     config: EngineConfig
     clock: Callable[[], float] = time.perf_counter
     scheduler: Scheduler = field(init=False)
+    pace: Pace = field(init=False)
     steps: int = 0
     _in_flight: list[Slice] = field(default_factory=list)
     _requests: dict[str, Request] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Engine:
     def __post_init__(self) -> None:
         reuse = self.backend.can_keep_part
         self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse)
+        self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
 
     @property
     def has_work(self) -> bool:
@@ -68,7 +71,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
-        plan = self.scheduler.schedule()
+        plan = self.scheduler.schedule(self.pace.budget)
         self._carry_out(plan.moves)
         if not plan.slices:
             return []
@@ -111,8 +114,12 @@ class Engine:
     def _decode(self, plan: Plan) -> npt.NDArray[np.float32] | None:
         """Logits, or None when the step has to be planned again: nothing was committed."""
         self._in_flight = plan.slices
+        started = self.clock()
         try:
-            return self.backend.decode(plan.slices)
+            logits = self.backend.decode(plan.slices)
+            answering, reading = plan.rows
+            self.pace.learn(answering, reading, self.clock() - started)
+            return logits
         except Aborted:
             self._roll_back(plan.slices)
         except CacheFull:

@@ -20,6 +20,12 @@ class Plan:
     moves: list[Move]
     slices: list[Slice]
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Sequences that are being answered, and prompt tokens that are read."""
+        answering = sum(part.count == 1 for part in self.slices)
+        return answering, sum(part.count for part in self.slices) - answering
+
 
 class Scheduler:
     """Running sequences first, one token each, then prompt chunks up to the step's budget.
@@ -44,11 +50,14 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def schedule(self) -> Plan:
-        """The next step, as large as budget and cells allow; empty only when nothing waits."""
+    def schedule(self, shared_budget: int) -> Plan:
+        """The next step, as large as budget and cells allow; empty only when nothing waits.
+
+        `shared_budget` prompt tokens are read at most while somebody is being answered.
+        """
         self._admit()
         slices = self._decodes()
-        self._prompts(slices)
+        self._prompts(slices, shared_budget if slices else self._config.step_tokens)
         moves, self._moves = self._moves, []
         return Plan(moves, slices)
 
@@ -128,8 +137,8 @@ class Scheduler:
                 break
         return [Slice(s, s.cached, 1) for s in self.running if s.pending == 1]
 
-    def _prompts(self, slices: list[Slice]) -> None:
-        """Add prompt chunks within the step's budget and the free cells.
+    def _prompts(self, slices: list[Slice], budget: int) -> None:
+        """Add prompt chunks within `budget` tokens and the free cells.
 
         The oldest prompt gets half, so that it always moves on; then those that need least, so that
         a short prompt does not wait behind a long one.
@@ -138,7 +147,6 @@ class Scheduler:
         if not reading:
             return
         taken = len(slices)
-        budget = self._config.shared_step_tokens if slices else self._config.step_tokens
         budget = min(budget, sum(s.pending for s in reading))
         self._make_room(taken + budget)
         left = min(budget, self.prefix.free_cells - taken)
