@@ -102,7 +102,7 @@ class Checkpoint:
             self.files.append(file)
             for tensor in file.tensors.values():
                 if tensor.name in self.tensors:
-                    other = self.tensors[tensor.name].file.path.name
+                    other = self.tensors[tensor.name].file.name
                     raise CheckpointError(f"tensor {tensor.name} is in {other} and in {name}")
                 self.tensors[tensor.name] = tensor
         self._hold_against(index)
@@ -115,7 +115,7 @@ class Checkpoint:
         for file in self.files:
             if not file.unchanged():
                 raise CheckpointError(
-                    f"{file.path.name} changed while it was read",
+                    f"{file.name} changed while it was read",
                     hint="let the download end, then convert again",
                 )
 

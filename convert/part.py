@@ -57,6 +57,11 @@ class Part:
 
     def read(self, first: int, count: int) -> tuple[int, np.ndarray[Any, Any]]:
         """The bytes that `values` needs for these rows, and the source row they begin with."""
+        low, start, stop = self.span(first, count)
+        return low, self.stored.file.read(start, stop - start)
+
+    def span(self, first: int, count: int) -> tuple[int, int, int]:
+        """What `read` reads: its first source row, and where its bytes begin and end in the file."""
         low, high = first, first + count
         if self.whole:
             low, high = 0, math.prod(self.stored.shape) // self.source_columns
@@ -64,8 +69,8 @@ class Part:
             picked = self.pick[first : first + count]
             low, high = int(picked.min()), int(picked.max()) + 1
         row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
-        start = self.stored.start + low * row_bytes
-        return low, self.stored.file.read(start, (high - low) * row_bytes)
+        start = self.stored.start
+        return low, start + low * row_bytes, start + high * row_bytes
 
     def values(self, first: int, count: int, low: int, raw: np.ndarray[Any, Any]) -> Floats:
         """Rows as float32, [count, columns], valid until this thread's next call."""

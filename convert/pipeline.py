@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from convert import metadata, writer
@@ -65,7 +66,7 @@ def _write(plan: Plan, output: Path, threads: int, progress: Report) -> None:
     done, digest = 0, hashlib.sha256()
     with writer.PartialFile(output, plan.size) as file:
         file.write(bytes(len(front)))
-        for chunk in chunks(plan.jobs, threads):
+        for chunk in chunks(chain.from_iterable(job.pieces for job in plan.jobs), threads):
             file.write(chunk.data.data)
             digest.update(chunk.data.data)
             if chunk.last:

@@ -25,6 +25,7 @@ ITEM_BYTES = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -34,68 +35,38 @@ class Stored:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: SafetensorsFile
+    file: TensorFile
     start: int
     bytes: int
 
 
-class SafetensorsFile:
-    """`tensors` by name. Opened once; `unchanged` compares size and time with the opening."""
+class TensorFile:
+    """A safetensors file, wherever its bytes are: `tensors` by name, from a header that is checked.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file: BinaryIO = path.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path.name} cannot be opened: {error.strerror}",
-                hint="download the checkpoint again",
-            ) from error
-        try:
-            self._stamp = self._stat()
-            self.tensors = {tensor.name: tensor for tensor in self._parse()}
-        except BaseException:
-            self._file.close()
-            raise
+    A subclass says how bytes are read.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.tensors = {tensor.name: tensor for tensor in self._parse()}
+
+    def read(self, start: int, count: int) -> Bytes:
+        """Exactly `count` bytes at `start`."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        self._file.close()
+        """Lets go of what `read` needs."""
 
     def unchanged(self) -> bool:
-        return self._stat() == self._stamp
-
-    def read(self, start: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Exactly `count` bytes at `start`."""
-        out = np.empty(count, np.uint8)
-        view, done = out.data, 0
-        while done < count:
-            got = self._read_into(view[done:], start + done)
-            if not got:
-                raise CheckpointError(
-                    f"{self.path.name} became shorter while it was read",
-                    hint="let the download end, then convert again",
-                )
-            done += got
-        return out
-
-    def _read_into(self, view: memoryview, start: int) -> int:
-        try:
-            self._file.seek(start)
-            return self._file.readinto(view) or 0  # type: ignore[attr-defined]
-        except OSError as error:
-            raise DiskError(
-                f"{self.path} cannot be read: {error.strerror}", hint="check the disk"
-            ) from error
-
-    def _stat(self) -> tuple[int, int]:
-        stat = os.fstat(self._file.fileno())
-        return stat.st_size, stat.st_mtime_ns
+        """Whether the file is still what it was when its header was read."""
+        return True
 
     def _bad(self, what: str, hint: str = "download this file again") -> CheckpointError:
-        return CheckpointError(f"{self.path.name} {what}", hint=hint)
+        return CheckpointError(f"{self.name} {what}", hint=hint)
 
     def _parse(self) -> Iterator[Stored]:
-        size = self._stamp[0]
+        size = self.size
         head = self.read(0, min(size, 64)).tobytes()
         if head.startswith(b"version https://git-lfs"):
             raise self._bad(
@@ -145,3 +116,56 @@ class SafetensorsFile:
         if not whole or size != end - begin:
             raise self._bad(f"has a broken entry for {name!r}: size and shape disagree")
         return Stored(name, dtype, shape, self, data + begin, size)
+
+
+class SafetensorsFile(TensorFile):
+    """One on this disk. Opened once; `unchanged` compares size and time with the opening."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: BinaryIO = path.open("rb", buffering=0)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path.name} cannot be opened: {error.strerror}",
+                hint="download the checkpoint again",
+            ) from error
+        try:
+            self._stamp = self._stat()
+            super().__init__(path.name, self._stamp[0])
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def unchanged(self) -> bool:
+        return self._stat() == self._stamp
+
+    def read(self, start: int, count: int) -> Bytes:
+        """Exactly `count` bytes at `start`."""
+        out = np.empty(count, np.uint8)
+        view, done = out.data, 0
+        while done < count:
+            got = self._read_into(view[done:], start + done)
+            if not got:
+                raise CheckpointError(
+                    f"{self.name} became shorter while it was read",
+                    hint="let the download end, then convert again",
+                )
+            done += got
+        return out
+
+    def _read_into(self, view: memoryview, start: int) -> int:
+        try:
+            self._file.seek(start)
+            return self._file.readinto(view) or 0  # type: ignore[attr-defined]
+        except OSError as error:
+            raise DiskError(
+                f"{self.path} cannot be read: {error.strerror}", hint="check the disk"
+            ) from error
+
+    def _stat(self) -> tuple[int, int]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_size, stat.st_mtime_ns

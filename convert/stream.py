@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -32,18 +32,39 @@ class Job:
     def source_bytes(self) -> int:
         return sum(part.source_bytes(part.rows) for part in self.parts)
 
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """What is computed on its own, in the tensor's order."""
+        if not self.parts:
+            yield Piece(self, None, 0)
+        offset = 0
+        for part in self.parts:
+            yield Piece(self, part, offset)
+            offset += part.rows * part.columns // self.info.type.block * self.info.type.bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One part of a tensor, or all its values, which begins `offset` bytes into it."""
+
+    job: Job
+    part: Part | None
+    offset: int
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Finished rows, which begin `offset` bytes into their tensor.
 
-    `source_bytes` is how much of the checkpoint they stand for.
+    `source_bytes` is how much of the checkpoint they stand for; `ends` says that their piece is
+    complete with them.
     """
 
     job: Job
     data: Rows
     offset: int
     source_bytes: int
+    ends: bool
 
     @property
     def last(self) -> bool:
@@ -58,16 +79,17 @@ class Work:
     source: str
     offset: int
     source_bytes: int
+    ends: bool
     run: Callable[[], Rows]
 
 
-def chunks(jobs: list[Job], threads: int) -> Iterator[Chunk]:
+def chunks(pieces: Iterable[Piece], threads: int) -> Iterator[Chunk]:
     """Reads in this thread, computes in `threads` others, yields in order with few in flight."""
     pending: deque[tuple[Work, Future[Rows]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
     try:
-        for job in jobs:
-            for work in _works(job):
+        for piece in pieces:
+            for work in _works(piece):
                 pending.append((work, pool.submit(work.run)))
                 while len(pending) > 2 * threads:
                     yield _finished(*pending.popleft())
@@ -79,7 +101,7 @@ def chunks(jobs: list[Job], threads: int) -> Iterator[Chunk]:
 
 def _finished(work: Work, future: Future[Rows]) -> Chunk:
     try:
-        return Chunk(work.job, future.result(), work.offset, work.source_bytes)
+        return Chunk(work.job, future.result(), work.offset, work.source_bytes, work.ends)
     except CheckpointError as error:
         raise CheckpointError(
             f"tensor {work.source} holds {error.message}",
@@ -87,18 +109,18 @@ def _finished(work: Work, future: Future[Rows]) -> Chunk:
         ) from error
 
 
-def _works(job: Job) -> Iterator[Work]:
-    if job.values is not None:
+def _works(piece: Piece) -> Iterator[Work]:
+    job, part, offset = piece.job, piece.part, piece.offset
+    if part is None:
         values = np.ascontiguousarray(job.values, np.float32).view(np.uint8).reshape(-1)
-        yield Work(job, job.info.name, 0, 0, lambda: values)
-    offset = 0
-    for part in job.parts:
-        for first, count in _slices(part):
-            yield _work(job, part, first, count, offset)
-            offset += count * part.columns // job.info.type.block * job.info.type.bytes
+        yield Work(job, job.info.name, 0, 0, True, lambda: values)
+        return
+    for first, count in slices(part):
+        yield _work(job, part, first, count, offset)
+        offset += count * part.columns // job.info.type.block * job.info.type.bytes
 
 
-def _slices(part: Part) -> Iterator[tuple[int, int]]:
+def slices(part: Part) -> Iterator[tuple[int, int]]:
     """(first row, number of rows) of each chunk."""
     step = part.rows if part.whole else max(1, CHUNK_VALUES // part.columns)
     for first in range(0, part.rows, step):
@@ -112,5 +134,6 @@ def _work(job: Job, part: Part, first: int, count: int, offset: int) -> Work:
     def run() -> Rows:
         return quantize_rows(part.values(first, count, low, raw), kind)
 
-    source = f"{part.stored.name} in {part.stored.file.path.name}"
-    return Work(job, source, offset, part.source_bytes(count), run)
+    source = f"{part.stored.name} in {part.stored.file.name}"
+    ends = first + count == part.rows
+    return Work(job, source, offset, part.source_bytes(count), ends, run)
