@@ -29,7 +29,8 @@ LAYERS = {
     "portable.errors": 0,
     "portable": 0,
 }
-NATIVE_DOORS = {"portable/engine/llama.py", "convert/quantize.py"}
+NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
+THROUGH_THE_DOOR = {"portable/engine/llama.py", "portable/engine/vocabulary.py"}
 HTTP = {"starlette", "uvicorn", "httpx2"}
 
 
@@ -72,6 +73,8 @@ def test_arrows_point_down(path: Path) -> None:
 def test_llama_cpp_enters_by_two_doors(path: Path) -> None:
     if any(name.split(".")[0] == "llama_cpp" for name in imports(path)):
         assert path.as_posix() in NATIVE_DOORS
+    if any(name.startswith("portable.engine.native") for name in imports(path)):
+        assert path.as_posix() in THROUGH_THE_DOOR
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

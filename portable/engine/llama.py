@@ -1,7 +1,7 @@
-"""THE native door: llama.cpp through llama_cpp's low-level functions. Every call is guarded here.
+"""A model at work, through llama_cpp's low-level functions. Every call is guarded here.
 
-Knows nothing of requests: it tokenizes, decodes batches, and keeps, copies and drops cells. Which
-calls can kill the process, and with what arguments, was measured; each guard names its reason.
+Knows nothing of requests: it decodes batches, and keeps, copies and drops cells. Which calls can
+kill the process, and with what arguments, was measured; each guard names its reason.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import ctypes
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +20,12 @@ import psutil
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.machine import check_file, default_threads
-from portable.engine.offload import ALL_LAYERS, Device, check_memory, plan
+from portable.engine.native import LOG, last_words, lib, list_devices, load_model, start
+from portable.engine.offload import ALL_LAYERS, check_memory, plan
 from portable.engine.sequence import Slice
-from portable.errors import EngineError, ModelFileError, NotEnoughMemory, UnsupportedModel
+from portable.engine.vocabulary import Vocabulary
+from portable.errors import EngineError, NotEnoughMemory, UnsupportedModel
 
-# ggml reads this when it is loaded; without it an abort first waits for a debugger.
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-# So does libgomp. Measured on two cores: its long spinning collapses as soon as another program
-# runs, short spinning costs nothing. With many cores waking them up may cost more: not measured.
-if default_threads() <= 4:
-    os.environ.setdefault("GOMP_SPINCOUNT", "100")
-
-import llama_cpp as lib
-from llama_cpp._ggml import libggml
-
-_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 _SAMPLING_KEYS = {
     "temperature": "temp",
     "top_k": "top_k",
@@ -44,18 +33,9 @@ _SAMPLING_KEYS = {
     "min_p": "min_p",
     "repetition_penalty": "penalty_repeat",
 }
-_LOG: deque[str] = deque(maxlen=400)
 
 
-def _remember(_level: int, text: bytes, _data: object) -> None:
-    _LOG.append(text.decode("utf-8", "replace"))
-
-
-# llama.cpp keeps the pointer: the callback must live as long as the process.
-_log = lib.llama_log_callback(_remember)
-
-
-class Llama:
+class Llama(Vocabulary):
     """A GGUF file, loaded, with one unified KV cache. Implements `Backend`.
 
     Raises ModelFileError, UnsupportedModel, NotEnoughMemory or EngineError while loading.
@@ -64,17 +44,14 @@ class Llama:
     def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
         started = time.perf_counter()
         check_file(config.model)
-        lib.llama_log_set(_log, ctypes.c_void_p(0))
-        lib.llama_backend_init()
+        start()
         self.devices, backends = list_devices()
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
         self.threads = config.threads or default_threads()
         self._stop = contextlib.ExitStack()
-        self._model = self._load_model(config, loading)
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.vocabulary = lib.llama_vocab_n_tokens(self._vocab)
+        super().__init__(self._load_model(config, loading))
         self._abort_flag = ctypes.create_string_buffer(2)
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
@@ -89,64 +66,7 @@ class Llama:
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
         self._batch = _Batch(lib.llama_n_batch(self._context))
-        self._pieces: dict[int, bytes] = {}
         self.load_seconds = time.perf_counter() - started
-
-    # --- text ---
-
-    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
-        # Only strict UTF-8 may go in: bytes above U+10FFFF abort the process.
-        data = text.encode("utf-8")
-        size = len(data) + 8
-        while True:
-            ids = (lib.llama_token * size)()
-            n = lib.llama_tokenize(self._vocab, data, len(data), ids, size, start, special)
-            if n >= 0:
-                return list(ids[:n])
-            size = -n
-
-    def piece(self, token: int) -> bytes:
-        if token not in self._pieces:
-            self._pieces[token] = self._render(token)
-        return self._pieces[token]
-
-    def is_end(self, token: int) -> bool:
-        return bool(lib.llama_vocab_is_eog(self._vocab, token))
-
-    def token_text(self, token: int) -> str:
-        """The vocabulary's own name of a token; empty for -1, llama.cpp's word for none."""
-        if not 0 <= token < self.vocabulary:
-            return ""
-        return bytes(lib.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
-
-    @property
-    def bos_text(self) -> str:
-        return self.token_text(lib.llama_vocab_bos(self._vocab))
-
-    @property
-    def eos_text(self) -> str:
-        return self.token_text(lib.llama_vocab_eos(self._vocab))
-
-    @property
-    def control_texts(self) -> list[str]:
-        """The texts that name control tokens, such as <|im_end|>."""
-        return [
-            self.token_text(t)
-            for t in range(self.vocabulary)
-            if lib.llama_vocab_is_control(self._vocab, t)
-        ]
-
-    @property
-    def chat_template(self) -> str | None:
-        template = lib.llama_model_chat_template(self._model, None)
-        return template.decode("utf-8", "replace") if template else None
-
-    def metadata(self, key: str) -> str | None:
-        """One metadata value as text, or None."""
-        size = 256
-        buffer = ctypes.create_string_buffer(size)
-        n = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
-        return buffer.value.decode("utf-8", "replace") if n >= 0 else None
 
     # --- decoding ---
 
@@ -216,7 +136,7 @@ class Llama:
 
     def _offloaded(self) -> tuple[int, int]:
         """Layers on a GPU and layers in all, as llama.cpp said while it loaded."""
-        for line in reversed(_LOG):
+        for line in reversed(LOG):
             if found := re.search(r"offloaded (\d+)/(\d+) layers", line):
                 return int(found[1]), int(found[2])
         return 0, lib.llama_model_n_layer(self._model) + 1
@@ -237,9 +157,7 @@ class Llama:
             return True
 
         params.progress_callback = lib.llama_progress_callback(report)
-        model = lib.llama_model_load_from_file(os.fsencode(config.model), params)
-        if not model:
-            raise _load_error(config.model)
+        model = load_model(config.model, params)
         self._stop.callback(lib.llama_model_free, model)
         return model
 
@@ -294,17 +212,6 @@ class Llama:
         groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
         return int(2 * context * groups * (key + value))
 
-    def _render(self, token: int) -> bytes:
-        if not 0 <= token < self.vocabulary:  # a bad id aborts the process
-            raise EngineError(f"token {token} is outside the vocabulary")
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            n = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if n >= 0:
-                return buffer.raw[:n]
-            size = -n
-
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:  # a bad sequence id aborts the process
             raise EngineError(f"slot {slot} does not exist")
@@ -347,43 +254,3 @@ class _Batch:
             rows += part.wants_logits
         self.struct.n_tokens = end
         return rows
-
-
-def list_devices() -> tuple[list[Device], list[str]]:
-    """The GPUs that the compiled-in backends see, and the names of these backends."""
-    for name in ("dev_get", "reg_get"):
-        getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_void_p
-    for name in ("dev_name", "dev_description", "reg_name"):
-        getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_char_p
-    backends = [
-        libggml.ggml_backend_reg_name(ctypes.c_void_p(libggml.ggml_backend_reg_get(i))).decode()
-        for i in range(libggml.ggml_backend_reg_count())
-    ]
-    found = [
-        ctypes.c_void_p(libggml.ggml_backend_dev_get(i))
-        for i in range(libggml.ggml_backend_dev_count())
-    ]
-    return [_device(d) for d in found if libggml.ggml_backend_dev_type(d) in _GPU_TYPES], backends
-
-
-def _device(handle: ctypes.c_void_p) -> Device:
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    libggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-    return Device(
-        libggml.ggml_backend_dev_name(handle).decode(),
-        libggml.ggml_backend_dev_description(handle).decode(),
-        free.value,
-        total.value,
-    )
-
-
-def last_words() -> str:
-    """llama.cpp's last error line."""
-    lines = [line.strip() for line in "".join(_LOG).splitlines()]
-    return next((line for line in reversed(lines) if "error" in line or "failed" in line), "")
-
-
-def _load_error(path: Path) -> ModelFileError | UnsupportedModel:
-    words = next((line.strip() for line in _LOG if "error" in line), last_words())
-    kind = UnsupportedModel if "unknown model architecture" in words else ModelFileError
-    return kind(f"llama.cpp cannot load {path.name}: {words}", hint="convert or download it again")

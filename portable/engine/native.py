@@ -1,0 +1,92 @@
+"""THE native door: llama_cpp's functions, imported once, with the settings that it reads then.
+
+Only the modules named in `tests/test_layout.py` may come through it: each guards what it calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from pathlib import Path
+
+from portable.engine.machine import default_threads
+from portable.engine.offload import Device
+from portable.errors import ModelFileError, UnsupportedModel
+
+# ggml reads this when it is loaded; without it an abort first waits for a debugger.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+# So does libgomp. Measured on two cores: its long spinning collapses as soon as another program
+# runs, short spinning costs nothing. With many cores waking them up may cost more: not measured.
+if default_threads() <= 4:
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")
+
+import llama_cpp as lib
+from llama_cpp._ggml import libggml
+
+__all__ = ["LOG", "last_words", "lib", "libggml", "list_devices", "load_model", "start"]
+
+_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+LOG: deque[str] = deque(maxlen=400)
+
+
+def _remember(_level: int, text: bytes, _data: object) -> None:
+    LOG.append(text.decode("utf-8", "replace"))
+
+
+# llama.cpp keeps the pointer: the callback must live as long as the process.
+_log = lib.llama_log_callback(_remember)
+
+
+def start() -> None:
+    """Before anything else is called; again does no harm."""
+    lib.llama_log_set(_log, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+
+
+def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:
+    """A model, which its owner frees. Raises ModelFileError or UnsupportedModel."""
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise _load_error(path)
+    return model
+
+
+def list_devices() -> tuple[list[Device], list[str]]:
+    """The GPUs that the compiled-in backends see, and the names of these backends."""
+    for name in ("dev_get", "reg_get"):
+        getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_void_p
+    for name in ("dev_name", "dev_description", "reg_name"):
+        getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_char_p
+    backends = [
+        libggml.ggml_backend_reg_name(ctypes.c_void_p(libggml.ggml_backend_reg_get(i))).decode()
+        for i in range(libggml.ggml_backend_reg_count())
+    ]
+    found = [
+        ctypes.c_void_p(libggml.ggml_backend_dev_get(i))
+        for i in range(libggml.ggml_backend_dev_count())
+    ]
+    return [_device(d) for d in found if libggml.ggml_backend_dev_type(d) in _GPU_TYPES], backends
+
+
+def _device(handle: ctypes.c_void_p) -> Device:
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    libggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    return Device(
+        libggml.ggml_backend_dev_name(handle).decode(),
+        libggml.ggml_backend_dev_description(handle).decode(),
+        free.value,
+        total.value,
+    )
+
+
+def last_words() -> str:
+    """llama.cpp's last error line."""
+    lines = [line.strip() for line in "".join(LOG).splitlines()]
+    return next((line for line in reversed(lines) if "error" in line or "failed" in line), "")
+
+
+def _load_error(path: Path) -> ModelFileError | UnsupportedModel:
+    words = next((line.strip() for line in LOG if "error" in line), last_words())
+    kind = UnsupportedModel if "unknown model architecture" in words else ModelFileError
+    return kind(f"llama.cpp cannot load {path.name}: {words}", hint="convert or download it again")

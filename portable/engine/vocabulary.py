@@ -1,0 +1,83 @@
+"""A model's tokens: texts into ids and back, by llama.cpp itself. Every call is guarded here."""
+
+from __future__ import annotations
+
+import ctypes
+
+from portable.engine.native import lib
+from portable.errors import EngineError
+
+
+class Vocabulary:
+    """The tokens of a loaded model, which stays its owner's to free."""
+
+    def __init__(self, model: lib.llama_model_p) -> None:
+        self._model = model
+        self._vocab = lib.llama_model_get_vocab(model)
+        self.vocabulary = lib.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
+        # Only strict UTF-8 may go in: bytes above U+10FFFF abort the process.
+        data = text.encode("utf-8")
+        size = len(data) + 8
+        while True:
+            ids = (lib.llama_token * size)()
+            n = lib.llama_tokenize(self._vocab, data, len(data), ids, size, start, special)
+            if n >= 0:
+                return list(ids[:n])
+            size = -n
+
+    def piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            self._pieces[token] = self._render(token)
+        return self._pieces[token]
+
+    def is_end(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own name of a token; empty for -1, llama.cpp's word for none."""
+        if not 0 <= token < self.vocabulary:
+            return ""
+        return bytes(lib.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    @property
+    def bos_text(self) -> str:
+        return self.token_text(lib.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self.token_text(lib.llama_vocab_eos(self._vocab))
+
+    @property
+    def control_texts(self) -> list[str]:
+        """The texts that name control tokens, such as <|im_end|>."""
+        return [
+            self.token_text(t)
+            for t in range(self.vocabulary)
+            if lib.llama_vocab_is_control(self._vocab, t)
+        ]
+
+    @property
+    def chat_template(self) -> str | None:
+        template = lib.llama_model_chat_template(self._model, None)
+        return template.decode("utf-8", "replace") if template else None
+
+    def metadata(self, key: str) -> str | None:
+        """One metadata value as text, or None."""
+        size = 256
+        buffer = ctypes.create_string_buffer(size)
+        n = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+        return buffer.value.decode("utf-8", "replace") if n >= 0 else None
+
+    def _render(self, token: int) -> bytes:
+        if not 0 <= token < self.vocabulary:  # a bad id aborts the process
+            raise EngineError(f"token {token} is outside the vocabulary")
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
