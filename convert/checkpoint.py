@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from convert.safetensors_file import SafetensorsFile, Stored
+from portable import lfs
 from portable.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+READ = {".safetensors", ".json", ".model", ".txt", ".jinja"}
 MAX_JSON = 256 << 20
 
 
@@ -33,6 +35,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder} is not a folder", hint="name the folder that holds config.json"
             )
+        _check_pulled(folder)
         self.folder = folder
         self.files: list[SafetensorsFile] = []
         self.tensors: dict[str, Stored] = {}
@@ -66,14 +69,9 @@ class Checkpoint:
         if data is None:
             return None
         try:
-            text = data.decode("utf-8")
+            return data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{name} cannot be read: {error}") from error
-        if text.startswith("version https://git-lfs"):
-            raise CheckpointError(
-                f"{name} is a git-lfs pointer", hint="run `git lfs pull`, or download the model"
-            )
-        return text
 
     def any_json(self, name: str) -> Any:
         """Any JSON value of the folder, or None when the file is not there."""
@@ -172,6 +170,17 @@ class Checkpoint:
                     f"{INDEX} {what}: {', '.join(names[:3])} ({len(names)} in all)",
                     hint="download the checkpoint again",
                 )
+
+
+def _check_pulled(folder: Path) -> None:
+    """A clone made without git-lfs is told at once which files it lacks."""
+    files = (path for path in sorted(folder.glob("*")) if path.suffix in READ)
+    names = [path.name for path in lfs.pointers(files)]
+    if names:
+        what = "is a git-lfs pointer" if len(names) == 1 else "are git-lfs pointers"
+        raise CheckpointError(
+            f"{', '.join(names)} {what}, not the content", hint=f"run: {lfs.pull(folder)}"
+        )
 
 
 def is_plain_name(name: str) -> bool:

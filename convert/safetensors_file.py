@@ -68,10 +68,6 @@ class TensorFile:
     def _parse(self) -> Iterator[Stored]:
         size = self.size
         head = self.read(0, min(size, 64)).tobytes()
-        if head.startswith(b"version https://git-lfs"):
-            raise self._bad(
-                "is a git-lfs pointer, not the weights", "run `git lfs pull`, or download the model"
-            )
         length = int.from_bytes(head[:8], "little")
         if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
             raise self._bad("is not a complete safetensors file")

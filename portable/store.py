@@ -19,6 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
+from portable import gguf
 from portable.errors import DiskError, UsageError
 
 RECORD = ".json"
@@ -29,7 +30,8 @@ class Record:
     """One model of the store.
 
     `hub` is `ms`, `hf` or `local`; `repo` `org/name` or a folder's path; `revision` what was asked
-    for, `commit` what that was (for a folder: the state of its files).
+    for, `commit` what that was (for a folder: the state of its files). `file` is the first of a
+    split model. `sha256` is the hub's, of a ready GGUF in one file.
     """
 
     hub: str
@@ -40,6 +42,7 @@ class Record:
     commit: str | None = None
     converter: str | None = None
     licence: str | None = None
+    sha256: str | None = None
 
     @property
     def path(self) -> Path:
@@ -119,7 +122,7 @@ def listing() -> list[Record]:
 
 def _records(folder: Path) -> list[Record]:
     found = (_read(path) for path in sorted(folder.glob("*" + RECORD)))
-    return [record for record in found if record and record.path.is_file()]
+    return [r for r in found if r and all(path.is_file() for path in gguf.shards(r.path))]
 
 
 def _read(path: Path) -> Record | None:

@@ -47,6 +47,7 @@ class Gguf:
             (kind,) = self.take("I")
             assert key not in self.keys
             self.keys[key] = (kind, self.value(kind))
+        self.keys_end = self.at
         infos = [self.info() for _ in range(tensors)]
         start = -(-self.at // 32) * 32
         self.tensors: dict[str, Tensor] = {}
@@ -82,6 +83,35 @@ class Gguf:
         shape = self.take(f"{dims}Q")
         kind, offset = self.take("IQ")
         return name, shape, kind, offset
+
+
+def split(path: Path, count: int) -> list[Path]:
+    """The same model as llama.cpp's `gguf-split` lays it out: all keys in the first file."""
+    whole = Gguf(path)
+    names, files = list(whole.tensors), []
+    for i in range(count):
+        part = {n: whole.tensors[n] for n in names[i::count]}
+        own = _split_key("split.no", 2, "H", i) + _split_key("split.count", 2, "H", count)
+        own += _split_key("split.tensors.count", 5, "i", len(names))
+        keys = whole.data[24 : whole.keys_end] * (i == 0) + own
+        head = b"GGUF" + struct.pack("<IQQ", 3, len(part), 3 + len(whole.keys) * (i == 0)) + keys
+        data = b""
+        for name, tensor in part.items():
+            kind = next(k.id for k in TYPES.values() if k.name == tensor.type)
+            head += _text(name) + struct.pack("<I", len(tensor.shape))
+            head += struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, kind, len(data))
+            data += tensor.data + bytes(-len(tensor.data) % 32)
+        files.append(path.with_name(f"{path.stem}-{i + 1:05d}-of-{count:05d}.gguf"))
+        files[-1].write_bytes(head + bytes(-len(head) % 32) + data)
+    return files
+
+
+def _split_key(name: str, kind: int, form: str, value: int) -> bytes:
+    return _text(name) + struct.pack(f"<I{form}", kind, value)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
 
 
 def summary(path: Path) -> dict[str, Any]:

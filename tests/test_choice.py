@@ -133,7 +133,7 @@ def test_a_silent_hub_is_not_said_to_lack_the_model(
     with pytest.raises(NetworkError, match=r"does not answer; Hugging Face .* has no model"):
         get(REPO)
     monkeypatch.setenv("HF_ENDPOINT", silent)
-    with pytest.raises(NetworkError, match="neither ModelScope .* nor Hugging Face"):
+    with pytest.raises(NetworkError, match=r"neither ModelScope .* nor Hugging Face"):
         get(REPO)
 
 

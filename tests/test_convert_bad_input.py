@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import shlex
 import struct
 import sys
 from collections.abc import Callable
@@ -204,16 +205,13 @@ def test_an_unknown_rope_scaling(model: Path) -> None:
 # Weights ---------------------------------------------------------------------------------------
 
 
-def test_a_git_lfs_pointer(model: Path) -> None:
+def test_a_clone_without_git_lfs_is_told_all_files_and_the_command(model: Path) -> None:
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
-    (model / "model.safetensors").write_text(text)
-    assert "git lfs pull" in refused(model, CheckpointError, "git-lfs pointer").hint
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_git_lfs_pointer_for_a_json_file(model: Path, name: str) -> None:
-    (model / name).write_text("version https://git-lfs.github.com/spec/v1\n")
-    refused(model, CheckpointError, f"{name} is a git-lfs pointer")
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "pytorch_model.bin"):
+        (model / name).write_text(text)
+    names = r"^config\.json, model\.safetensors, tokenizer\.json are git-lfs pointers"
+    error = refused(model, CheckpointError, names)
+    assert error.hint == f"run: git -C {shlex.quote(str(model))} lfs pull"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"<!DOCTYPE html><html>", b"\xff" * 64, bytes(64)])

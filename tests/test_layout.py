@@ -24,6 +24,8 @@ LAYERS = {
     "portable.store": 2,
     "portable.catalogue": 2,
     "portable.progress": 1,
+    "portable.gguf": 1,
+    "portable.lfs": 1,
     "portable.engine": 2,
     "convert": 2,
     "portable.errors": 0,

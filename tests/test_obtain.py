@@ -113,6 +113,26 @@ def test_a_folder_of_two_ggufs_asks_which(tmp_path: Path) -> None:
         get(str(tmp_path))
 
 
+def test_a_split_gguf_of_this_disk_needs_all_its_files(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in SHARDS]
+    paths[1].write_bytes(b"GGUF")
+    with pytest.raises(ModelFileError, match=rf"split into 2 files, and 1 .*: {SHARDS[0]}"):
+        get(str(paths[1]))
+    paths[0].write_bytes(b"GGUF")
+    for name in (*paths, tmp_path):
+        assert (get(str(name)).path, get(str(name)).id) == (paths[0], "m-Q4_K_M")
+
+
+def test_git_lfs_pointers_are_named_with_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my clone"
+    folder.mkdir()
+    for name in SHARDS:
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 7\n")
+    with pytest.raises(ModelFileError, match=", ".join(SHARDS)) as caught:
+        get(str(folder))
+    assert caught.value.hint == f"run: git -C '{folder}' lfs pull"
+
+
 def test_a_gguf_keeps_its_quant(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(UsageError, match="cannot be chosen"):
@@ -210,10 +230,31 @@ def test_a_gguf_repository_without_the_quant_lists_what_it_has(fake: FakeHub) ->
         get(f"{REPO}:Q2_K")
 
 
-def test_a_split_gguf_is_said_to_be_unsupported(fake: FakeHub) -> None:
-    fake.add(REPO, ggufs("m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"))
-    with pytest.raises(UnsupportedModel, match="split"):
+SHARDS = [f"m-Q4_K_M-0000{i}-of-00002.gguf" for i in (1, 2)]
+
+
+@pytest.mark.parametrize("scheme", ["ms://", "hf://"])
+def test_a_split_gguf_arrives_whole(fake: FakeHub, scheme: str) -> None:
+    content = fake.add(REPO, ggufs(*SHARDS, "m-Q8_0.gguf")).files
+    model = get(scheme + REPO)
+    assert model.path.name == SHARDS[0]
+    assert [model.path.with_name(n).read_bytes() for n in SHARDS] == [content[n] for n in SHARDS]
+    fake.state.log.clear()
+    assert get(scheme + REPO) == model and not fake.state.log
+    model.path.with_name(SHARDS[1]).unlink()
+    assert get(scheme + REPO) == model and model.path.with_name(SHARDS[1]).is_file()
+
+
+def test_a_repository_that_lacks_a_part_says_which(fake: FakeHub) -> None:
+    fake.add(REPO, ggufs(SHARDS[0]))
+    with pytest.raises(ModelFileError, match=f"lacks 1 of 2 parts: {SHARDS[1]}"):
         get(REPO)
+    assert not fake.state.asked("FilePath")
+
+
+def test_a_whole_file_is_taken_before_a_split_one(fake: FakeHub) -> None:
+    fake.add(REPO, ggufs(*SHARDS, "z-Q4_K_M.gguf", "a.imatrix.gguf"))
+    assert get(REPO).path.name == "z-Q4_K_M.gguf"
 
 
 # --- names

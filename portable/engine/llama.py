@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from portable import gguf
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.machine import check_file, default_threads
@@ -146,7 +147,7 @@ class Llama(Vocabulary):
     def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
         self._available = psutil.virtual_memory().available
         if not self.offload.layers:
-            check_memory(config.model.stat().st_size, 0, self._available)
+            check_memory(gguf.size(config.model), 0, self._available)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
@@ -165,7 +166,7 @@ class Llama(Vocabulary):
         trained = lib.llama_model_n_ctx_train(self._model)
         context = config.context or min(trained, config.default_context)
         if not self.offload.layers:
-            size = config.model.stat().st_size
+            size = gguf.size(config.model)
             check_memory(size, self._cache_bytes(context), self._available)
         params = lib.llama_context_default_params()
         params.n_ctx = context

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import psutil
 
+from portable import gguf
 from portable.errors import ModelFileError
 
 
 def check_file(path: Path) -> None:
-    """Refuse what llama.cpp would hang on or misread: a FIFO, a directory, half a file."""
+    """Refuse what llama.cpp would hang on or misread: a FIFO, a directory, half a file or model."""
     try:
         mode = path.stat().st_mode
         with path.open("rb") if stat.S_ISREG(mode) else contextlib.nullcontext() as file:
@@ -24,8 +25,9 @@ def check_file(path: Path) -> None:
         raise ModelFileError(
             f"{path} is an unfinished conversion", hint="run portable convert again"
         )
-    if magic != b"GGUF":
+    if magic != gguf.MAGIC:
         raise ModelFileError(f"{path} is not a GGUF file", hint="portable convert makes one")
+    gguf.check_shards(path)
 
 
 def default_threads() -> int:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from portable.errors import UnsupportedModel, UsageError
+from portable import gguf
+from portable.errors import ModelFileError, UsageError
 
 SCHEMES = {"ms://": "ms", "modelscope://": "ms", "hf://": "hf"}
 _REF = re.compile(r"(?P<repo>[^@]+?)(?:@(?P<revision>[^@:]+))?(?::(?P<quant>[A-Za-z0-9_]+))?")
@@ -53,9 +54,8 @@ class Listing:
 
     @property
     def ggufs(self) -> list[RemoteFile]:
-        """Language models; a file of vision or adapter weights is none."""
-        found = (f for f in self.files if f.path.lower().endswith(".gguf"))
-        return [f for f in found if not f.path.rpartition("/")[2].lower().startswith("mmproj")]
+        """Language models; the weights of a vision encoder or an importance matrix are none."""
+        return [f for f in self.files if gguf.is_model(f.path)]
 
 
 def parse(text: str) -> Ref:
@@ -86,21 +86,31 @@ def unsafe_name(path: str) -> bool:
     )
 
 
-def choose_gguf(listing: Listing, quant: str | None, default: str) -> RemoteFile:
-    """The file of that quant, else of the default one, else the first; names in any letter case."""
-    files = sorted(listing.ggufs)
+def choose_gguf(listing: Listing, quant: str | None, default: str) -> list[RemoteFile]:
+    """The file of that quant, else of the default one, else the first; names in any letter case.
+
+    Of a split model it is all files, in order.
+    """
+    files = sorted(listing.ggufs, key=lambda f: (_shards(f.path)[1:] != [], f.path))
     wanted = quant or default
     named = [f for f in files if _has_quant(f.path, wanted)]
     if quant and not named:
         names = ", ".join(f.path for f in files[:12])
         raise UsageError(f"{listing.repo} has no {quant} file", hint=f"it has {names}")
-    chosen = (named or files)[0]
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", chosen.path, re.IGNORECASE):
-        raise UnsupportedModel(
-            f"{chosen.path} of {listing.repo} is part of a split GGUF, which cannot be read yet",
-            hint="choose another quant as org/name:QUANT, or the safetensors repository",
+    paths = {f.path: f for f in files}
+    every = _shards((named or files)[0].path)
+    missing = [path for path in every if path not in paths]
+    if missing:
+        raise ModelFileError(
+            f"{listing.repo} lacks {len(missing)} of {len(every)} parts: {', '.join(missing[:4])}",
+            hint="choose another quant as org/name:QUANT",
         )
-    return chosen
+    return [paths[path] for path in every]
+
+
+def _shards(path: str) -> list[str]:
+    folder, slash, name = path.rpartition("/")
+    return [folder + slash + shard for shard in gguf.shard_names(name)]
 
 
 def is_revision(text: str) -> bool:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import convert
-from portable import catalogue, store
+from portable import catalogue, gguf, lfs, store
 from portable.errors import CheckpointError, ModelFileError, UsageError
 from portable.obtain.model import Model, Wish
 
@@ -39,11 +39,32 @@ def file(path: Path, wish: Wish) -> Model:
             f"{path} is used as it is: a quant or revision cannot be chosen",
             hint="they are for checkpoints and hub models",
         )
-    return Model(gguf_file(path), path.stem, source=f"file {path}")
+    return Model(gguf_file(path), gguf.stem(path), source=f"file {path}")
 
 
 def gguf_file(path: Path) -> Path:
-    """`path` if it is a regular, complete file; what is inside is judged by who loads it."""
+    """`path`, or the first file of its split model, if all is there and begins like a GGUF.
+
+    What is inside is judged by who loads it.
+    """
+    every = gguf.shards(path)
+    _check_file(path)
+    gguf.check_shards(path)
+    if names := ", ".join(pointer.name for pointer in lfs.pointers(every)):
+        raise ModelFileError(
+            f"{names}: git-lfs pointers, not the model", hint=f"run: {lfs.pull(path.parent)}"
+        )
+    for shard in every:
+        _check_file(shard)
+        if _first_bytes(shard) != gguf.MAGIC:
+            raise ModelFileError(
+                f"{shard} is not a GGUF file",
+                hint="give a .gguf file, a checkpoint folder or a hub id",
+            )
+    return every[0]
+
+
+def _check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -56,17 +77,12 @@ def gguf_file(path: Path) -> Path:
         raise ModelFileError(
             f"{path} is an unfinished download or conversion", hint="run the conversion again"
         )
-    if _first_bytes(path) != b"GGUF":
-        raise ModelFileError(
-            f"{path} is not a GGUF file", hint="give a .gguf file, a checkpoint folder or a hub id"
-        )
-    return path
 
 
 def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            return stream.read(4)
+            return stream.read(len(gguf.MAGIC))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
@@ -74,7 +90,8 @@ def _first_bytes(path: Path) -> bytes:
 def folder(path: Path, wish: Wish) -> Model:
     if (path / "config.json").is_file():
         return _convert_folder(path, wish)
-    files = sorted(path.glob("*.gguf"))
+    found = [p for p in path.glob("*.gguf") if gguf.is_model(p.name)]
+    files = sorted({p if p.is_dir() else gguf.shards(p)[0] for p in found})
     if len(files) == 1:
         return file(files[0], wish)
     if files:

@@ -89,13 +89,15 @@ def _from_hub(found: Found, wish: Wish) -> Model:
     """Downloaded, and converted unless the hub has a GGUF."""
     target, source, listing = found.target, found.source, found.listing
     if listing and _is_gguf(listing, wish.quant):
-        file = hub.choose_gguf(listing, wish.quant, convert.DEFAULT_QUANT)
-        wish.say(f"downloading {file.path} of {target.repo} from {found.where}")
-        _mix(found, listing, [file], wish)
-        folder = source.fetch(listing, [file], wish.report).folder
-        record = _record(target, wish, _quant_of(file.path), listing.commit)
-        record = replace(record, file=str(folder / file.path))
-        store.save(record)
+        files = hub.choose_gguf(listing, wish.quant, convert.DEFAULT_QUANT)
+        first = files[0]
+        count = f" in {len(files)} files" if files[1:] else ""
+        wish.say(f"downloading {first.path}{count} of {target.repo} from {found.where}")
+        _mix(found, listing, files, wish)
+        folder = source.fetch(listing, files, wish.report).folder
+        record = _record(target, wish, _quant_of(first.path), listing.commit)
+        record = replace(record, file=str(folder / first.path))
+        store.save(record if files[1:] else replace(record, sha256=first.sha256))
     else:
         snapshot = checkpoint(found, wish)
         record = _record(target, wish, wish.quant or target.quant, snapshot.commit)

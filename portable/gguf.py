@@ -1,0 +1,188 @@
+"""The head of a GGUF file, and which files make up a split one; reads no weights, needs no library.
+
+read(Path("m.gguf"))  ->  Head({"general.architecture": "qwen2", ...}, tensors=290, ...)
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from portable.errors import ModelFileError
+
+MAGIC = b"GGUF"
+MAX_HEAD = 256 << 20  # bytes; vocabularies of 256k tokens take 15 MB
+BLOCK = 1 << 20
+# The number that a type has in the file: how `struct` reads it.
+SCALARS = dict(zip(range(13), ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d")))
+STRING, ARRAY = 8, 9
+_SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+class Length(int):
+    """An array's number of elements, in place of the array."""
+
+
+class Head(NamedTuple):
+    """`keys` without their arrays, the number of tensors and of the values in them."""
+
+    keys: dict[str, Any]
+    tensors: int
+    parameters: int
+
+
+def read(path: Path) -> Head:
+    """Raises ModelFileError for what is no whole GGUF file, and OSError as it comes."""
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ModelFileError(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        try:
+            return _Reader(file).head(info.st_size)
+        except (_Damaged, struct.error, UnicodeDecodeError) as error:
+            raise ModelFileError(
+                f"{path} is not a whole GGUF file: {error}", hint="convert or download it again"
+            ) from None
+
+
+def shards(path: Path) -> list[Path]:
+    """All files of a split model, in order, there or not; of a whole one just `path`.
+
+    llama.cpp is given the first and finds the others by name.
+    """
+    return [path.with_name(name) for name in shard_names(path.name)]
+
+
+def shard_names(name: str) -> list[str]:
+    """`m-00002-of-00003.gguf` -> the names of all three."""
+    match = _SPLIT.fullmatch(name)
+    if not match or not 1 <= int(match[2]) <= int(match[3]):
+        return [name]
+    return [f"{match[1]}-{i:05d}-of-{match[3]}.gguf" for i in range(1, int(match[3]) + 1)]
+
+
+def is_model(path: str) -> bool:
+    """Whether a file is called like a language model, and not like what goes along with one."""
+    name = path.rpartition("/")[2].lower()
+    return name.endswith(".gguf") and not name.startswith("mmproj") and "imatrix" not in name
+
+
+def stem(path: Path) -> str:
+    """The model's name: without the ending and the number of the shard."""
+    match = _SPLIT.fullmatch(path.name)
+    return match[1] if match else path.stem
+
+
+def size(path: Path) -> int:
+    """Bytes of the model, all shards together."""
+    return sum(shard.stat().st_size for shard in shards(path))
+
+
+def check_shards(path: Path) -> None:
+    """Raises ModelFileError that names what is missing of a split model."""
+    every = shards(path)
+    missing = [shard.name for shard in every if not shard.is_file()]
+    if missing and every[1:]:
+        names = ", ".join(missing[:4]) + (" …" if missing[4:] else "")
+        raise ModelFileError(
+            f"{stem(path)} is split into {len(every)} files, and {len(missing)} of them "
+            f"are not in {path.parent}: {names}",
+            hint="download them again, all into one folder",
+        )
+
+
+class _Damaged(Exception):
+    """The bytes are not a head."""
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.data = bytearray()
+        self.at = 0
+
+    def head(self, file_size: int) -> Head:
+        if self._bytes(4) != MAGIC:
+            raise _Damaged("it does not begin with GGUF")
+        version, tensors, count = self._take("<IQQ")
+        if version not in (2, 3):
+            raise _Damaged(f"its version is {version}")
+        keys: dict[str, Any] = {}
+        for _ in range(count):
+            name = self._text()
+            keys[name] = self._value(self._take("<I")[0])
+        infos = [self._tensor() for _ in range(tensors)]
+        last = max((offset for _, offset in infos), default=0)
+        if tensors and self.at + last >= file_size:
+            raise _Damaged(f"it ends after {file_size} bytes, before its last tensor")
+        return Head(keys, tensors, sum(values for values, _ in infos))
+
+    def _tensor(self) -> tuple[int, int]:
+        """Number of values, and where they begin in the data."""
+        self._text()
+        (dims,) = self._take("<I")
+        if dims > 8:
+            raise _Damaged(f"a tensor of {dims} dimensions")
+        *shape, _, offset = self._take(f"<{dims}QIQ")
+        return _product(shape), offset
+
+    def _value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self._text()
+        if kind == ARRAY:
+            inner, count = self._take("<IQ")
+            self._skip(inner, count)
+            return Length(count)
+        return self._take("<" + _format(kind))[0]
+
+    def _skip(self, kind: int, count: int) -> None:
+        if kind != STRING:
+            self._move(count * struct.calcsize(_format(kind)))
+            return
+        length = struct.Struct("<Q").unpack_from
+        for _ in range(count):  # a vocabulary: written for speed
+            if self.at + 8 > len(self.data):
+                self._move(8)
+                self.at -= 8
+            self.at += 8 + length(self.data, self.at)[0]
+        self._move(0)
+
+    def _text(self) -> str:
+        return self._bytes(self._take("<Q")[0]).decode("utf-8", "replace")
+
+    def _take(self, form: str) -> tuple[Any, ...]:
+        start = self.at
+        self._move(struct.calcsize(form))
+        return struct.unpack_from(form, self.data, start)
+
+    def _bytes(self, count: int) -> bytes:
+        self._move(count)
+        return bytes(self.data[self.at - count : self.at])
+
+    def _move(self, count: int) -> None:
+        """Go on by `count` bytes, which are then in `data`."""
+        self.at += count
+        if self.at > MAX_HEAD:
+            raise _Damaged(f"its head is larger than {MAX_HEAD >> 20} MB")
+        while self.at > len(self.data):
+            block = self.file.read(BLOCK)
+            if not block:
+                raise _Damaged("it ends inside its head")
+            self.data += block
+
+
+def _format(kind: int) -> str:
+    if not SCALARS.get(kind):
+        raise _Damaged(f"a value of type {kind}")
+    return SCALARS[kind]
+
+
+def _product(shape: Sequence[int]) -> int:
+    out = 1
+    for length in shape:
+        out *= length
+    return out
