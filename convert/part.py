@@ -61,7 +61,7 @@ class Part:
         return low, self.stored.file.read(start, stop - start)
 
     def span(self, first: int, count: int) -> tuple[int, int, int]:
-        """What `read` reads: its first source row, and where its bytes begin and end in the file."""
+        """What `read` reads: its first source row, and where its bytes lie in the file."""
         low, high = first, first + count
         if self.whole:
             low, high = 0, math.prod(self.stored.shape) // self.source_columns
