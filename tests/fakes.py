@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from portable.engine.backend import Aborted, CacheFull
+from portable.engine.backend import Aborted, CacheFull, Spelling
 from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
 from portable.engine.sequence import Delta, SamplingParams, Slice
@@ -51,6 +51,9 @@ class FakeBackend:
 
     def piece(self, token: int) -> bytes:
         return bytes([token])
+
+    def spelling(self) -> Spelling:
+        return Spelling([*(bytes([i]) for i in range(256)), b"<end>"], [END], [END])
 
     def is_end(self, token: int) -> bool:
         return token == END

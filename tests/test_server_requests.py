@@ -36,6 +36,7 @@ FIELDS = (
     *("repetition_penalty", "repeat_penalty", "seed", "n", "max_tokens", "max_completion_tokens"),
     *("top_logprobs", "stream", "stop", "logit_bias", "stream_options", "model", "logprobs"),
     *("enable_thinking", "chat_template_kwargs", "tools", "response_format", "messages"),
+    *("grammar", "json_schema", "structured_outputs"),
 )
 
 
@@ -119,7 +120,6 @@ def test_messages(server: Server, messages: Any, param: str | None) -> None:
         ({"logprobs": True, "top_logprobs": 5}, "logprobs"),
         ({"n": 2}, "n"),
         ({"n": 0}, "n"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"chat_template_kwargs": {"enable_thinking": "false"}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"stop": ["a"] * 17}, "stop"),

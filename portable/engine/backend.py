@@ -50,10 +50,19 @@ class ModelInfo:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """All tokens as bytes, or as their names where they are `control`; `ends` end an answer."""
+
+    tokens: list[bytes]
+    control: list[int]
+    ends: list[int]
+
+
 class Backend(Protocol):
     """A loaded model with its KV cache, owned by one thread.
 
-    Only `tokenize`, `piece` and `abort` may be called from other threads.
+    Only `tokenize`, `piece`, `spelling` and `abort` may be called from other threads.
     """
 
     cells: int
@@ -66,6 +75,9 @@ class Backend(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes that one token stands for; nothing for control tokens."""
+
+    def spelling(self) -> Spelling:
+        """The whole vocabulary; takes some tenths of a second."""
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the answer."""

@@ -62,9 +62,10 @@ class Child:
             return
         try:
             tokens = self._tokens(command)
+            constraint = self._service.constraint(command.params)
             with self._writing:  # so that no delta can overtake the acceptance
                 if command.id in self._wanted:
-                    self._service.worker.submit(command.id, tokens, command.params)
+                    self._service.worker.submit(command.id, tokens, command.params, constraint)
                     self._send(protocol.Accepted(command.id, len(tokens)))
         except Exception as error:
             self._send(protocol.failed(command.id, error))

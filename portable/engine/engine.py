@@ -13,7 +13,7 @@ from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
 from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Move
-from portable.engine.sampling import Sampler
+from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
 from portable.engine.text import TextStream
@@ -54,13 +54,22 @@ class Engine:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
-    def add(self, id: str, tokens: list[int], params: SamplingParams) -> None:
-        """Queue a prompt. Raises InvalidRequest if it is empty, too long or out of vocabulary."""
+    def add(
+        self,
+        id: str,
+        tokens: list[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+    ) -> None:
+        """Queue a prompt. Raises InvalidRequest if it is empty, too long or out of vocabulary.
+
+        `constraint` is `params.grammar`, compiled.
+        """
         check_prompt(tokens, self.backend)
         check_bias(params.logit_bias, self.backend.vocabulary)
         sequence = Sequence(id, list(tokens), params)
         self._requests[id] = Request(
-            sequence, Sampler(params, tokens), TextStream(params.stop), self.clock()
+            sequence, Sampler(params, tokens, constraint), TextStream(params.stop), self.clock()
         )
         self.scheduler.add(sequence)
 
@@ -152,7 +161,7 @@ class Engine:
             return self._end(request, "stop")
         sequence.tokens.append(token)
         text = request.text.push(self.backend.piece(token))
-        if request.text.stopped:
+        if request.text.stopped or request.sampler.finished:
             return self._end(request, "stop", text=text)
         if (
             sequence.n_output == sequence.params.max_tokens

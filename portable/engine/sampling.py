@@ -7,6 +7,7 @@ https://arxiv.org/abs/2407.01082.
 from __future__ import annotations
 
 import random
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +28,23 @@ _BLOCK = 64
 _LIKELY = 1024
 
 
+class Constraint(Protocol):
+    """What a grammar asks of the tokens of one answer."""
+
+    @property
+    def finished(self) -> bool: ...
+    def masked(self, logits: Logits) -> Logits: ...
+    def accept(self, token: int) -> None: ...
+
+
 class Sampler:
     """Draws the tokens of one sequence; repeats itself exactly for the same seed and logits."""
 
-    def __init__(self, params: SamplingParams, prompt: list[int]) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: list[int], constraint: Constraint | None = None
+    ) -> None:
         self._params = params
+        self._constraint = constraint
         self._random = random.Random(params.seed)
         self._seen = set(prompt) if params.repetition_penalty != 1.0 else set()
         self._counts: dict[int, int] = {}
@@ -41,20 +54,23 @@ class Sampler:
         params = self._params
         if self._changes_logits:
             logits = self._penalized(logits)
-        best = int(logits.argmax())
-        peak = float(logits[best])
-        # argmax stops at the first NaN, so the peak alone tells whether the row is sound.
-        if not np.isfinite(peak):
-            raise NonFiniteLogits(
-                "the model computed a value that is not a number",
-                hint="the model file is probably damaged: convert it again",
-            )
+        best, peak = _sound_peak(logits)
+        if self._constraint:
+            logits = self._constraint.masked(logits)
+            best, peak = _sound_peak(logits)
         token = best if params.temperature < _COLDEST else self._draw(logits, peak)
+        if self._constraint:
+            self._constraint.accept(token)
         if self._counts_tokens:
             self._counts[token] = self._counts.get(token, 0) + 1
             if params.repetition_penalty != 1.0:
                 self._seen.add(token)
         return token
+
+    @property
+    def finished(self) -> bool:
+        """The grammar allows nothing more."""
+        return self._constraint is not None and self._constraint.finished
 
     @property
     def _counts_tokens(self) -> bool:
@@ -96,6 +112,19 @@ class Sampler:
         cumulative = weights.cumsum(dtype=np.float64)
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(int(drawn), len(ids) - 1)])
+
+
+def _sound_peak(logits: Logits) -> tuple[int, float]:
+    """The likeliest token and its logit. Raises NonFiniteLogits."""
+    best = int(logits.argmax())
+    peak = float(logits[best])
+    # argmax stops at the first NaN, so the peak alone tells whether the row is sound.
+    if not np.isfinite(peak):
+        raise NonFiniteLogits(
+            "the model computed a value that is not a number",
+            hint="the model file is probably damaged: convert it again",
+        )
+    return best, peak
 
 
 def _top(values: Weights, count: int) -> Ids:

@@ -9,6 +9,15 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like; `param` is the request's field that says so."""
+
+    kind: Literal["json_schema", "regex", "lark", "gbnf"]
+    text: str
+    param: str = "grammar"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn. The defaults are OpenAI's: the distribution as it is.
@@ -16,7 +25,8 @@ class SamplingParams:
     `temperature` 0 is greedy. The order is vLLM's and transformers': bias and penalties,
     temperature, `top_k` (0: off), `top_p`, `min_p`. `repetition_penalty` looks at prompt and
     answer, `presence_penalty` and `frequency_penalty` at the answer. `seed` None draws anew each
-    time. `max_tokens` None runs to the end of the context.
+    time. `max_tokens` None runs to the end of the context. `grammar` comes last of what changes
+    logits: nothing else can undo it.
     """
 
     temperature: float = 1.0
@@ -30,6 +40,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    grammar: Grammar | None = None
 
 
 def layered(*layers: Mapping[str, Any]) -> SamplingParams:

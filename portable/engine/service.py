@@ -7,6 +7,7 @@ from typing import Any
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
+from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
 from portable.engine.prompt import Prompter
 from portable.engine.sequence import SamplingParams
@@ -26,6 +27,7 @@ class Service:
         template = _template(self._llama)
         self.has_template = template is not None
         self._prompter = Prompter(self._llama, template)
+        self._grammars = Grammars(self._llama)
         self.worker = Worker(Engine(self._llama, config), deliver)
 
     def chat_tokens(self, messages: list[Message], options: dict[str, Any]) -> list[int]:
@@ -36,12 +38,16 @@ class Service:
         """A raw text as token ids. Any thread may call."""
         return self._prompter.text(prompt)
 
+    def constraint(self, params: SamplingParams) -> Constraint | None:
+        """What the answer must look like, compiled. Any thread may call; raises InvalidRequest."""
+        return self._grammars.compile(params.grammar) if params.grammar else None
+
     def chat(
         self, id: str, messages: list[Message], options: dict[str, Any], params: SamplingParams
     ) -> int:
         """Queue a conversation; returns the prompt's number of tokens."""
         tokens = self.chat_tokens(messages, options)
-        self.worker.submit(id, tokens, params)
+        self.worker.submit(id, tokens, params, self.constraint(params))
         return len(tokens)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+from portable.engine.backend import Spelling
 from portable.engine.native import lib
 from portable.errors import EngineError
 
@@ -35,6 +36,14 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def spelling(self) -> Spelling:
+        ids = range(self.vocabulary)
+        control = [t for t in ids if lib.llama_vocab_is_control(self._vocab, t)]
+        tokens = [self._render(t) for t in ids]
+        for token in control:
+            tokens[token] = self.token_text(token).encode()
+        return Spelling(tokens, control, [t for t in ids if self.is_end(t)])
 
     def token_text(self, token: int) -> str:
         """The vocabulary's own name of a token; empty for -1, llama.cpp's word for none."""

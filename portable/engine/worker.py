@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from portable.engine.engine import Engine, check_bias, check_prompt
+from portable.engine.sampling import Constraint
 from portable.engine.sequence import Delta, SamplingParams
 from portable.errors import EngineError, PortableError, QueueFull
 
@@ -19,6 +20,7 @@ class _Add:
     id: str
     tokens: list[int]
     params: SamplingParams
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,13 @@ class Worker:
     def unfinished(self) -> int:
         return len(self._unfinished)
 
-    def submit(self, id: str, tokens: list[int], params: SamplingParams) -> None:
+    def submit(
+        self,
+        id: str,
+        tokens: list[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+    ) -> None:
         """Queue a prompt. Raises InvalidRequest, ContextLengthExceeded or QueueFull at once."""
         check_prompt(tokens, self._engine.backend)
         check_bias(params.logit_bias, self._engine.backend.vocabulary)
@@ -60,7 +68,7 @@ class Worker:
                 hint="try again in a moment",
             )
         self._unfinished.add(id)
-        self._inbox.put(_Add(id, tokens, params))
+        self._inbox.put(_Add(id, tokens, params, constraint))
 
     def cancel(self, id: str) -> None:
         """End a request soon, also while its prompt is being read. Unknown ids are ignored."""
@@ -93,7 +101,7 @@ class Worker:
             if message is None:
                 return False
             if isinstance(message, _Add):
-                self._engine.add(message.id, message.tokens, message.params)
+                self._engine.add(message.id, message.tokens, message.params, message.constraint)
             elif delta := self._engine.cancel(message.id):
                 self._tell([delta])
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from portable.errors import InvalidRequest
+from portable.server import structure
 from portable.server.wire import ChatMessage, ChatRequest, CompletionRequest, Part, Sampling
 
 _COPIED = (
@@ -33,6 +34,8 @@ def sampling(request: Sampling) -> dict[str, Any]:
         said["repetition_penalty"] = request.repeat_penalty
     if (limit := token_limit(request)) is not None:
         said["max_tokens"] = limit
+    if (shape := structure.grammar(request)) is not None:
+        said["grammar"] = shape
     stop = request.stop
     return said | {"stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
 
@@ -62,9 +65,8 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
     asked: dict[str, Any] = {"logprobs": request.logprobs, "n": request.n not in (None, 1)}
     if isinstance(request, ChatRequest):
-        wanted = request.response_format and request.response_format.get("type") != "text"
         used = request.tools and request.tool_choice != "none"
-        asked |= {"top_logprobs": request.top_logprobs, "tools": used, "response_format": wanted}
+        asked |= {"top_logprobs": request.top_logprobs, "tools": used}
     else:
         several = request.best_of not in (None, 1)
         asked |= {"suffix": request.suffix, "best_of": several}

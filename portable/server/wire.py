@@ -62,6 +62,29 @@ class TemplateOptions(msgspec.Struct, forbid_unknown_fields=True):
     reasoning_effort: str | None = None
 
 
+class JsonSchema(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """`schema` beside `json_object` is llama-server's way to say it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    schema: dict[str, Any] | None = None
+
+
+class StructuredOutputs(msgspec.Struct):
+    """vLLM's way to say what the answer must look like."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Annotated[list[str], Meta(max_length=1000)] | None = None
+    grammar: str | None = None
+
+
 class Sampling(msgspec.Struct, kw_only=True):
     """The fields that chat completions and completions share. None: the model's own default."""
 
@@ -81,6 +104,10 @@ class Sampling(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -96,7 +123,6 @@ class ChatRequest(Sampling, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
-    response_format: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling, kw_only=True):
