@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 
 from convert.arch.table import Family
 from convert.checkpoint import Checkpoint
 from convert.config import Config, is_number
-from convert.gguf_file import KeyValues, storable
+from convert.gguf_file import Info, KeyValues, storable
 from convert.quants import Quant
 from convert.vocab import Vocab
 from portable.errors import CheckpointError
@@ -26,7 +28,30 @@ POOLING_FLAGS = (
 )
 
 
-def general(checkpoint: Checkpoint, name: str, parameters: int, warnings: list[str]) -> KeyValues:
+class Parameters(NamedTuple):
+    """How many values: in all, outside the experts, and in one expert of each kind and layer."""
+
+    total: int
+    shared: int
+    expert: int
+    experts: int
+
+
+def count_parameters(infos: Iterable[Info]) -> Parameters:
+    shared = expert = experts = 0
+    for info in infos:
+        size = math.prod(info.shape)
+        if "_exps." in info.name and len(info.shape) == 3:
+            experts = info.shape[0]
+            expert += size // experts
+        else:
+            shared += size
+    return Parameters(shared + expert * experts, shared, expert, experts)
+
+
+def general(
+    checkpoint: Checkpoint, name: str, parameters: Parameters, warnings: list[str]
+) -> KeyValues:
     """`general.*`, by gguf's own reading of the model card, config and the repository's name.
 
     A model card is free text: what cannot be stored is left out, and said in `warnings`.
@@ -36,12 +61,12 @@ def general(checkpoint: Checkpoint, name: str, parameters: int, warnings: list[s
     found = gguf.Metadata()
     _sampling(found, checkpoint)
     found = gguf.Metadata.apply_metadata_heuristic(
-        found, card, config, PurePosixPath(name), parameters
+        found, card, config, PurePosixPath(name), parameters.total
     )
     if found.name is None:
         found.name = name
     if found.size_label is None:
-        found.size_label = gguf.size_label(parameters, parameters, 0, 0)
+        found.size_label = gguf.size_label(*parameters)
     writer = gguf.GGUFWriter(None, "")
     try:
         found.set_gguf_meta_model(writer)
@@ -65,9 +90,9 @@ def keys(
         **head,
     }
     for key, kind, value in family.metadata(config):
-        out[f"{family.GGUF}.{key}"] = (kind, value)
+        out[key if key.startswith("tokenizer.") else f"{family.GGUF}.{key}"] = (kind, value)
     if family.GGUF != "llama" and (pooling := _pooling(checkpoint)):
-        out[f"{family.GGUF}.pooling_type"] = ("uint32", pooling)
+        out.setdefault(f"{family.GGUF}.pooling_type", ("uint32", pooling))
     return out | tokenizer_keys(vocab)
 
 

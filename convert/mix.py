@@ -47,6 +47,7 @@ class Shape:
     kv_heads: int
     arch: str
     tied: bool
+    experts: int = 0
 
     @property
     def gqa(self) -> int:
@@ -58,6 +59,11 @@ class Shape:
         shared = self.arch == "qwen2" or (self.arch == "llama" and self.gqa != 1)
         return self.layers == 80 and shared
 
+    @property
+    def is_8x(self) -> bool:
+        """Eight experts: llama.cpp's rules for Mixtral, whose attention is a small part of it."""
+        return self.experts == 8
+
 
 def category(name: str) -> str:
     if name == "output.weight":
@@ -68,11 +74,12 @@ def category(name: str) -> str:
 
 
 def allows_quantization(name: str, dims: int) -> bool:
-    """Norms, biases, positions and token types stay in full precision."""
+    """Norms, biases, positions, token types and routers stay in full precision."""
     return (
         dims >= 2
         and name.endswith("weight")
         and "_norm.weight" not in name
+        and "ffn_gate_inp" not in name
         and name not in ("position_embd.weight", "token_types.weight")
     )
 
@@ -99,18 +106,21 @@ class Mix:
             return TYPES["F32"]
         if not self.quant.quantized:
             return TYPES[self.quant.type]
-        wanted = self._fit(name, self._wanted(name, dims[-1]), dims[-1])
+        if dims[:-1] == (1,):
+            return TYPES["F32"]  # llama.cpp's quantizer counts no dimension of 1: a vector
+        wanted = self._fit(name, self._wanted(name, dims), dims[-1])
         self._refuse_blind(name, wanted)
         return TYPES[wanted]
 
-    def _wanted(self, name: str, columns: int) -> str:
+    def _wanted(self, name: str, dims: Sequence[int]) -> str:
         kind = category(name)
         if kind == "output" or (kind == "token_embd" and self.shape.tied):
-            return self._output(columns)
+            return self._output(dims[-1])
         if self.quant.name == "MXFP4_MOE":
-            return "Q8_0"
+            return "MXFP4" if len(dims) == 3 and dims[0] > 1 else "Q8_0"
         if kind == "token_embd":
             return EMBEDDING.get(self.quant.name, self.quant.type)
+        self.layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
         rules = LOW_RULES if self.quant.name in VERY_LOW else RULES
         wanted = rules[kind](self) if kind in rules else self.quant.type
         if kind in self.seen:
@@ -151,13 +161,17 @@ class Mix:
                 param="quant",
             )
 
+    def at(self, kind: str) -> int:
+        """Which one of its kind the tensor is; with experts the layer, which may have several."""
+        return self.layer if self.shape.experts > 1 else self.seen[kind]
+
     def first(self, kind: str, part: int) -> bool:
-        """Whether the next tensor of this kind is in the first 1/part of the layers."""
-        return self.seen[kind] < self.shape.layers // part
+        """Whether the tensor is in the first 1/part of the layers."""
+        return self.at(kind) < self.shape.layers // part
 
     def middle(self, kind: str) -> bool:
         layers = self.shape.layers
-        return layers // 8 <= self.seen[kind] < 7 * layers // 8
+        return layers // 8 <= self.at(kind) < 7 * layers // 8
 
 
 EMBEDDING = {
@@ -168,23 +182,32 @@ EMBEDDING = {
 
 
 def low_attn_v(mix: Mix) -> str:
-    if mix.shape.gqa >= 4:
+    if mix.shape.gqa >= 4 or mix.shape.experts >= 4:
         return "Q4_K"
     return "IQ3_S" if mix.quant.name in ("IQ2_S", "IQ2_M") else "Q2_K"
 
 
 def low_ffn_down(mix: Mix) -> str:
-    if not mix.first("ffn_down", 8):
+    # These types alone count the tensors even with experts.
+    if mix.seen["ffn_down"] >= mix.shape.layers // 8:
         return mix.quant.type
     return "IQ3_S" if mix.quant.name in ("IQ2_S", "IQ2_M") else "Q2_K"
 
 
+def low_attn_k(mix: Mix) -> str:
+    return "Q4_K" if mix.shape.is_8x else mix.quant.type
+
+
 def low_attn_output(mix: Mix) -> str:
+    if mix.shape.is_8x:
+        return "Q5_K"
     by_name = {"IQ1_S": "IQ2_XXS", "IQ1_M": "IQ2_XXS", "IQ2_S": "IQ3_S", "IQ2_M": "IQ3_S"}
     return by_name.get(mix.quant.name, mix.quant.type)
 
 
 def attn_v(mix: Mix) -> str:
+    if mix.shape.is_8x:
+        return "Q8_0"
     wanted = attn_v_by_name(mix)
     return "Q5_K" if mix.shape.is_70b and wanted in ("Q3_K", "Q4_K") else wanted
 
@@ -217,12 +240,14 @@ ATTN_V_SHARED = {
 
 def ffn_down(mix: Mix) -> str:
     name, eighth = mix.quant.name, mix.first("ffn_down", 8)
+    if name == "IQ3_M" and mix.shape.is_8x:
+        eighth = eighth or more_bits(mix.at("ffn_down"), mix.shape.layers)
     if name in FFN_DOWN_FIRST_EIGHTH:
         first, rest = FFN_DOWN_FIRST_EIGHTH[name]
         return (first if eighth else rest) or mix.quant.type
     if name == "Q3_K_M":
         return "Q5_K" if mix.first("ffn_down", 16) else "Q4_K"
-    if name in ("Q4_K_M", "Q5_K_M") and more_bits(mix.seen["ffn_down"], mix.shape.layers):
+    if name in ("Q4_K_M", "Q5_K_M") and more_bits(mix.at("ffn_down"), mix.shape.layers):
         return "Q6_K"
     return {"Q2_K": "Q3_K", "Q3_K_L": "Q5_K"}.get(name, mix.quant.type)
 
@@ -238,8 +263,21 @@ FFN_DOWN_FIRST_EIGHTH = {
 
 
 def attn_output(mix: Mix) -> str:
+    if mix.shape.is_8x:
+        return "Q5_K" if mix.quant.name in ATTN_OUTPUT_8X else mix.quant.type
     by_name = {"Q2_K": "Q3_K", "IQ3_XXS": "IQ3_S", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}
     return {**by_name, "IQ3_M": "Q4_K"}.get(mix.quant.name, mix.quant.type)
+
+
+ATTN_OUTPUT_8X = {"Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ3_XS", "IQ3_XXS", "IQ3_S"} | {
+    "IQ3_M",
+    "IQ4_NL",
+    "IQ4_XS",
+}
+
+
+def attn_k(mix: Mix) -> str:
+    return "Q8_0" if mix.shape.is_8x else attn_qk(mix)
 
 
 def attn_qk(mix: Mix) -> str:
@@ -256,13 +294,14 @@ def ffn_wide(kind: str) -> Callable[[Mix], str]:
 
 LOW_RULES: dict[str, Callable[[Mix], str]] = {
     "attn_v": low_attn_v,
+    "attn_k": low_attn_k,
     "ffn_down": low_ffn_down,
     "attn_output": low_attn_output,
 }
 RULES: dict[str, Callable[[Mix], str]] = {
     "attn_v": attn_v,
     "attn_q": attn_qk,
-    "attn_k": attn_qk,
+    "attn_k": attn_k,
     "attn_output": attn_output,
     "ffn_down": ffn_down,
     "ffn_gate": ffn_wide("ffn_gate"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
-from convert import metadata
+from convert import metadata, rerank
 from convert.arch import FAMILIES, check_config
 from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
@@ -19,6 +18,9 @@ from convert.stream import Job
 from convert.vocab import read_vocab
 from portable.errors import CheckpointError, UnsupportedModel
 
+# What a model ends with that does not end with an output matrix.
+HEADS = ("cls.output.weight",)
+
 
 class Plan:
     """Everything about the file but the values of its tensors; raises for what cannot be made."""
@@ -27,7 +29,10 @@ class Plan:
         self.checkpoint = checkpoint
         self.quant = QUANTS[quant]
         raw = checkpoint.config
-        self.family: Family = FAMILIES[check_config(raw)]
+        family = check_config(raw)
+        if family == "qwen3" and rerank.is_reranker(checkpoint, name):
+            family, raw = rerank.FAMILY, raw | rerank.answers(checkpoint)
+        self.family: Family = FAMILIES[family]
         self.config = Config(raw, self.family.DEFAULTS)
         sizes = self.family.sizes(self.config)
         checkpoint.open_tensors()
@@ -35,9 +40,10 @@ class Plan:
         self.warnings: list[str] = []
         self.jobs = self._jobs(placed, sizes)
         infos = [job.info for job in self.jobs]
-        self.parameters = sum(math.prod(info.shape) for info in infos)
+        counts = metadata.count_parameters(infos)
+        self.parameters = counts.total
         vocab = read_vocab(checkpoint, self.family.VOCAB, sizes["vocab"], raw)
-        general = metadata.general(checkpoint, name, self.parameters, self.warnings)
+        general = metadata.general(checkpoint, name, counts, self.warnings)
         self.keys: KeyValues = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
@@ -53,7 +59,14 @@ class Plan:
         self._check(found)
         names = sorted([*found, *extra], key=file_order)
         tied = "output.weight" not in found
-        shape = Shape(sizes["layers"], sizes["heads"], sizes["kv_heads"], self.family.GGUF, tied)
+        shape = Shape(
+            sizes["layers"],
+            sizes["heads"],
+            sizes["kv_heads"],
+            self.family.GGUF,
+            tied,
+            sizes.get("experts", 0),
+        )
         mix = Mix(self.quant.name, shape, names)
         jobs = []
         for name in names:
@@ -78,9 +91,10 @@ class Plan:
                     f"tensor {stored.name} is stored as {stored.dtype}",
                     hint="convert the original model, whose weights are BF16, F16 or F32",
                 )
-        headless = "output_norm.weight" in found and "output.weight" not in found
+        headless = "output_norm.weight" in found and not {"output.weight", *HEADS} & set(found)
         complete = str(self.checkpoint.config["architectures"][0]).endswith("ForCausalLM")
-        if headless and complete and not self.config.tied:
+        embeds = self.checkpoint.has("modules.json")
+        if headless and complete and not embeds and not self.config.tied:
             raise CheckpointError(
                 "lm_head.weight is missing, and config.json does not tie it to the embedding",
                 hint="download the checkpoint again",

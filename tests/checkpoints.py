@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
+from tiny_experts import SPLITTERS
 from tiny_families import TINY
 from tiny_shapes import tiny_config, tiny_shapes
 from tiny_spm import STYLES, spm
@@ -183,7 +184,8 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
     )
     head, splitter = options.pop("head", None), options.pop("splitter", "")
     folder.mkdir(parents=True, exist_ok=True)
-    splitter = splitter or (TINY[family].splitter if family in TINY else "")
+    own = TINY[family].splitter if family in TINY else SPLITTERS.get(family, "")
+    splitter = splitter or own
     if splitter in STYLES:
         size = spm(folder, splitter, with_model)
     else:
@@ -195,6 +197,11 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
     rng = np.random.default_rng(seed)
     arrays: Arrays = {}
     for name, shape in tiny_shapes(family, config, head).items():
+        if name.endswith(("_blocks", "_scales")):
+            # MXFP4: pairs of 4-bit values, and exponents of 2 a little below 2 ** 0.
+            low, high = (0, 256) if name.endswith("_blocks") else (120, 125)
+            arrays[name] = rng.integers(low, high, shape, np.uint8)
+            continue
         values = rng.standard_normal(shape, np.float32) * 0.05 + ("norm" in name.lower())
         arrays[name] = values.astype(dtype)
     save(folder, arrays, shards)

@@ -32,4 +32,10 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("mistral", "", {}),
     "mistral-spm": ("mistral", "", {"spm": True}),
     "bert": ("bert", "jina-v2-en", {}),
+    "qwen3-embedding": ("qwen3_embedding", "qwen2", {}),
+    "qwen3-reranker": ("qwen3_reranker", "qwen2", {}),
+    "qwen3-reranker-untied": ("qwen3_reranker", "qwen2", {"tie_word_embeddings": False}),
+    "qwen3-moe": ("qwen3_moe", "qwen2", {}),
+    "qwen2-moe": ("qwen2_moe", "qwen2", {}),
+    "mixtral": ("mixtral", "", {"spm": True}),
 }

@@ -49,6 +49,7 @@ class Tiny:
     splitter: str = "spm"
     embedding: str = "model.embed_tokens.weight"
     head: str = "lm_head.weight"
+    layers: str = "model.layers"
     ends: dict[str, str] = field(default_factory=lambda: {"model.norm.weight": "hidden"})
 
 
@@ -70,13 +71,19 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 HEAD_NORMS = {"self_attn.q_norm.weight": "head", "self_attn.k_norm.weight": "head"}
+QWEN3 = {"tie_word_embeddings": True, "head_dim": 32, "attention_bias": False}
 TINY = {
     "qwen2": Tiny("Qwen2ForCausalLM", {"tie_word_embeddings": True}, LLAMA | QKV_BIAS, "qwen2"),
-    "qwen3": Tiny(
+    "qwen3": Tiny("Qwen3ForCausalLM", QWEN3, LLAMA | HEAD_NORMS, "qwen2"),
+    "qwen3_reranker": Tiny("Qwen3ForCausalLM", QWEN3, LLAMA | HEAD_NORMS, "qwen2-yes-no"),
+    "qwen3_embedding": Tiny(
         "Qwen3ForCausalLM",
-        {"tie_word_embeddings": True, "head_dim": 32, "attention_bias": False},
+        QWEN3,
         LLAMA | HEAD_NORMS,
-        "qwen2",
+        "qwen2-ending",
+        embedding="embed_tokens.weight",
+        ends={"norm.weight": "hidden"},
+        layers="layers",
     ),
     "llama": Tiny(
         "LlamaForCausalLM",

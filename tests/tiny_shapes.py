@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tiny_experts import EXPERTS, expert_shapes
 from tiny_families import QKV_BIAS, TINY
 
 COMMON = {
@@ -30,6 +31,9 @@ def tiny_config(family: str, vocab: int) -> dict[str, Any]:
     if family == "bert":
         own = {"architectures": ["BertModel"], "layer_norm_eps": 1e-12, "type_vocab_size": 2}
         return {"model_type": "bert", "vocab_size": vocab, **COMMON, **own, "hidden_act": "gelu"}
+    if family in EXPERTS:
+        own = {"model_type": family, "vocab_size": vocab, **EXPERTS[family][0]}
+        return {**COMMON, **DECODER, **own}
     tiny = TINY[family]
     named = {"architectures": [tiny.architecture], "model_type": family, "vocab_size": vocab}
     return {**named, **COMMON, **DECODER, **tiny.config}
@@ -39,11 +43,13 @@ def tiny_shapes(family: str, config: dict[str, Any], head: bool | None) -> dict[
     """Shapes by name; `head` says whether there is an output matrix where config.json does not."""
     if family == "bert":
         return _bert_shapes(config)
+    if family in EXPERTS:
+        return expert_shapes(family, config)
     tiny, sizes = TINY[family], _sizes(config)
     layer = tiny.layer | (QKV_BIAS if config.get("attention_bias") else {})
     found = {tiny.embedding: "vocab hidden"}
     for i in range(config["num_hidden_layers"]):
-        found |= {f"model.layers.{i}.{name}": dims for name, dims in layer.items()}
+        found |= {f"{tiny.layers}.{i}.{name}": dims for name, dims in layer.items()}
     found |= tiny.ends
     if head if head is not None else not config["tie_word_embeddings"]:
         found[tiny.head] = "vocab hidden"

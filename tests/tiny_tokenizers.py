@@ -19,6 +19,21 @@ GPT4O_SPLIT = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]+[{LOWER}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# DeepSeek-V2 lists many more scripts in its second class; these are the ones that tests write.
+DEEPSEEK_SPLITS = [
+    "[\\r\\n]",
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿ\u01c4-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-Ֆ]+",
+    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e‘-‟\u3000-。]+",
+    "\\s+$",
+    "[一-龥ࠀ-一가-\ud7ff]+",
+]
+DEEPSEEK3_SPLITS = [
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+]
+YES_NO = ["y e", "ye s", "n o"]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -116,17 +131,21 @@ def _merges(alphabet: list[str]) -> list[str]:
     return merges
 
 
-def split_by(*regexes: str) -> dict[str, Any]:
-    """A pre-tokenizer that isolates what each regex matches, and then maps bytes."""
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def split_by(*regexes: str, digits: bool = False) -> dict[str, Any]:
+    """A pre-tokenizer that isolates what each regex matches, and digits, and then maps bytes."""
     kept = {"behavior": "Isolated", "invert": False}
     steps = [{"type": "Split", "pattern": {"Regex": regex}, **kept} for regex in regexes]
     last = {**BYTE_LEVEL, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [*steps, last]}
+    return {"type": "Sequence", "pretokenizers": [*steps, *[DIGITS] * digits, last]}
 
 
-DIGITS = {"type": "Digits", "individual_digits": True}
 SPLITTERS: dict[str, dict[str, Any]] = {
-    "qwen2": split_by(QWEN_SPLIT),
+    **dict.fromkeys(("qwen2", "qwen2-yes-no", "qwen2-ending"), split_by(QWEN_SPLIT)),
+    "deepseek-llm": split_by(*DEEPSEEK_SPLITS, digits=True),
+    "deepseek-v3": split_by(*DEEPSEEK3_SPLITS),
     "llama-bpe": split_by(LLAMA3_SPLIT),
     "dbrx": split_by(LLAMA3_SPLIT),
     "glm4": split_by(LLAMA3_SPLIT),
@@ -145,11 +164,11 @@ SPECIAL = {
 def byte_level(folder: Path, splitter: str) -> int:
     """Special tokens first; the embedding has rows to spare."""
     alphabet = byte_alphabet()
-    merges = _merges(alphabet)
+    merges = _merges(alphabet) + (YES_NO if splitter == "qwen2-yes-no" else [])
     special = SPECIAL.get(splitter, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     ordered = [*special, *sorted(alphabet), *(m.replace(" ", "") for m in merges)]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(ordered))}
-    normalizer = {"type": "NFC"} if splitter == "qwen2" else None
+    normalizer = {"type": "NFC"} if splitter.startswith("qwen2") else None
     numbers = list(range(len(special)))
     write_tokenizer(folder, vocab, merges, numbers, SPLITTERS[splitter], normalizer)
     if splitter in IGNORES_MERGES:
@@ -158,13 +177,50 @@ def byte_level(folder: Path, splitter: str) -> int:
         )
     settings: dict[str, Any] = {"chat_template": TEMPLATE, "clean_up_tokenization_spaces": False}
     settings |= {"eos_token": special[2], "pad_token": "<|endoftext|>", "model_max_length": 512}
-    if splitter == "qwen2":
+    if splitter.startswith("qwen2"):
         settings |= {"bos_token": None, "add_bos_token": False, "tokenizer_class": "Qwen2Tokenizer"}
         settings |= {"add_prefix_space": False}
     else:
         settings |= {"bos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     write_settings(folder, settings)
+    if splitter == "qwen2-ending":
+        end_with(folder, "<|endoftext|>")
+        pooling(folder, "lasttoken")
     return 320
+
+
+def end_with(folder: Path, token: str) -> None:
+    """Each text ends with this token, whose vector is the text's, as in Qwen3-Embedding."""
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    end = {"SpecialToken": {"id": token, "type_id": 0}}
+    ending = {
+        "type": "TemplateProcessing",
+        "single": [first, end],
+        "pair": [first, end, second, end],
+        "special_tokens": {token: {"id": token, "ids": [0], "tokens": [token]}},
+    }
+    edit_json(
+        folder / "tokenizer.json",
+        lambda found: found.update(
+            post_processor={"type": "Sequence", "processors": [found["post_processor"], ending]}
+        ),
+    )
+
+
+def pooling(folder: Path, mode: str) -> None:
+    """modules.json and its pooling, as sentence-transformers writes them."""
+    kind = "sentence_transformers.models."
+    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": int(n), "name": n, "path": path, "type": kind + name}
+            for n, path, name in modules
+        ],
+    )
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    settings = {"word_embedding_dimension": 64, f"pooling_mode_{mode}": True}
+    write_json(folder / "1_Pooling" / "config.json", settings)
 
 
 def wordpiece(folder: Path) -> int:
@@ -218,19 +274,5 @@ def wordpiece(folder: Path) -> int:
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     settings = {f"{name}_token": text for name, text in names.items()}
     write_settings(folder, {**settings, "tokenizer_class": "BertTokenizer", "do_lower_case": True})
-    pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True}
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {
-                "idx": 1,
-                "name": "1",
-                "path": "1_Pooling",
-                "type": "sentence_transformers.models.Pooling",
-            },
-        ],
-    )
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    write_json(folder / "1_Pooling" / "config.json", pooling)
+    pooling(folder, "cls_token")
     return len(vocab)

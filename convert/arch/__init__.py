@@ -10,7 +10,17 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from convert.arch import bert, llama, mistral, qwen2, qwen3
+from convert.arch import (
+    bert,
+    llama,
+    mistral,
+    mixtral,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    qwen3_reranker,
+)
 from convert.arch.table import Family
 from convert.config import Config
 from portable.errors import CheckpointError, UnsupportedModel
@@ -21,6 +31,10 @@ FAMILIES: dict[str, Family] = {
     "llama": llama,
     "mistral": mistral,
     "bert": bert,
+    "qwen3_moe": qwen3_moe,
+    "qwen2_moe": qwen2_moe,
+    "mixtral": mixtral,
+    "qwen3_reranker": qwen3_reranker,
 }
 BY_ARCHITECTURE = {
     architecture: name for name, family in FAMILIES.items() for architecture in family.ARCHITECTURES

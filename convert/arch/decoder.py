@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from convert.arch import experts
 from convert.arch.table import Row, linear, rotary_order
 from convert.config import Config, is_number
 from portable.errors import CheckpointError, UnsupportedModel
@@ -79,6 +80,7 @@ def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
     yield "attention.head_count_kv", "uint32", config.kv_heads
     yield from rope(config)
     yield "attention.layer_norm_rms_epsilon", "float32", config.number("rms_norm_eps")
+    yield from experts.metadata(config)
     if "head_dim" in config:
         yield "attention.key_length", "uint32", config.head_dim
         yield "attention.value_length", "uint32", config.head_dim
