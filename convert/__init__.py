@@ -15,7 +15,7 @@ from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
     from convert.arch import check_config
-    from convert.pipeline import convert
+    from convert.pipeline import convert, convert_adapter
 
 __all__ = [
     "DEFAULT_QUANT",
@@ -24,12 +24,17 @@ __all__ = [
     "Progress",
     "check_config",
     "convert",
+    "convert_adapter",
     "default_output_name",
     "quant_name",
     "quant_names",
     "wanted_files",
 ]
-_LATER = {"convert": "convert.pipeline", "check_config": "convert.arch"}
+_LATER = {
+    "convert": "convert.pipeline",
+    "convert_adapter": "convert.pipeline",
+    "check_config": "convert.arch",
+}
 
 
 def wanted_files() -> list[str]:

@@ -54,7 +54,8 @@ def general(
 ) -> KeyValues:
     """`general.*`, by gguf's own reading of the model card, config and the repository's name.
 
-    A model card is free text: what cannot be stored is left out, and said in `warnings`.
+    An adapter's `parameters` are negative: it gets no size label. A model card is free text:
+    what cannot be stored is left out, and said in `warnings`.
     """
     card = _card(checkpoint, warnings)
     config = {k: v for k, v in checkpoint.config.items() if k != "_name_or_path" or _is_text(v)}
@@ -65,7 +66,7 @@ def general(
     )
     if found.name is None:
         found.name = name
-    if found.size_label is None:
+    if found.size_label is None and parameters.total > 0:
         found.size_label = gguf.size_label(*parameters)
     writer = gguf.GGUFWriter(None, "")
     try:

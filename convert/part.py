@@ -78,6 +78,14 @@ class Part:
             row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
             raw = raw.reshape(-1, row_bytes)[self.pick[first : first + count] - low].reshape(-1)
         found = to_float32(raw, self.stored.dtype).reshape(-1, self.source_columns)
+        if self.stored.change is not None:
+            found = self.stored.change(self._numbers(first, len(found), low), found)
         if self.map is not None:
             found = self.map(found)
         return np.ascontiguousarray(found, np.float32).reshape(count, self.columns)
+
+    def _numbers(self, first: int, count: int, low: int) -> Integers:
+        """The rows of `stored` that `values` was given."""
+        if self.pick is not None and not self.whole:
+            return self.pick[first : first + count]
+        return np.arange(low, low + count)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
 from convert import metadata, writer
+from convert.adapter import Adapter
 from convert.checkpoint import Checkpoint
 from convert.gguf_file import padded
+from convert.lora import DEFAULT_TYPE as ADAPTER_TYPE
+from convert.lora import AdapterPlan
+from convert.merge import Merged
 from convert.options import Options
-from convert.plan import Plan
+from convert.plan import FilePlan, Plan
 from convert.quantize import prepare
 from convert.report import Converted, Progress
 from convert.stream import chunks
@@ -26,21 +30,56 @@ def convert(
     output: Path,
     options: Options | None = None,
     progress: Report | None = None,
+    *,
+    adapter: Path | None = None,
 ) -> Converted:
     """A checkpoint folder as one GGUF file, which appears at `output` only when it is complete.
 
-    An earlier file at `output` stays as it was until the new one replaces it. Raises
-    CheckpointError, UnsupportedModel, UsageError, DiskError or Busy.
+    `adapter` is the folder of a LoRA that is merged into the weights while they are read. An
+    earlier file at `output` stays as it was until the new one replaces it. Raises CheckpointError,
+    UnsupportedModel, UsageError, DiskError or Busy.
     """
     started = time.monotonic()
     options = options or Options()
     source, output = Path(source), Path(output)
     writer.check_output(output, source)
-    name = _last_part(options.name or "") or _last_part(source.name) or source.resolve().name
-    with closing(Checkpoint(source)) as checkpoint:
-        plan = Plan(checkpoint, options.quant, name or "model")
-        with writer.locked(output):
-            _write(plan, output, options.workers, progress or (lambda _: None))
+    with ExitStack() as stack:
+        if adapter:
+            trained = stack.enter_context(closing(Adapter(adapter)))
+            checkpoint: Checkpoint = Merged(source, trained)
+        else:
+            checkpoint = Checkpoint(source)
+        stack.enter_context(closing(checkpoint))
+        plan = Plan(checkpoint, options.quant, _name(options, source))
+        return _run(plan, output, options, progress, started)
+
+
+def convert_adapter(
+    source: Path,
+    base: Path,
+    output: Path,
+    options: Options | None = None,
+    progress: Report | None = None,
+) -> Converted:
+    """A LoRA adapter's folder as a GGUF adapter. Of the `base` only config.json is read.
+
+    Raises what `convert` raises, and CheckpointError for an adapter of another model.
+    """
+    started = time.monotonic()
+    options = options or Options(quant=ADAPTER_TYPE)
+    source, output = Path(source), Path(output)
+    writer.check_output(output, source)
+    with closing(Adapter(source)) as adapter:
+        config = Checkpoint(base).config
+        plan = AdapterPlan(adapter, config, options.quant, _name(options, source))
+        return _run(plan, output, options, progress, started)
+
+
+def _run(
+    plan: FilePlan, output: Path, options: Options, progress: Report | None, started: float
+) -> Converted:
+    with writer.locked(output):
+        _write(plan, output, options.workers, progress or (lambda _: None))
     return Converted(
         path=output,
         size=output.stat().st_size,
@@ -53,12 +92,17 @@ def convert(
     )
 
 
+def _name(options: Options, source: Path) -> str:
+    last = _last_part(options.name or "") or _last_part(source.name) or source.resolve().name
+    return last or "model"
+
+
 def _last_part(name: str) -> str:
     last = name.rstrip("/").rpartition("/")[2]
     return "" if last in (".", "..") else last
 
 
-def _write(plan: Plan, output: Path, threads: int, progress: Report) -> None:
+def _write(plan: FilePlan, output: Path, threads: int, progress: Report) -> None:
     front = plan.front
     writer.check_space(output, plan.size)
     prepare({info.type for info in plan.infos})

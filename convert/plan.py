@@ -22,7 +22,37 @@ from portable.errors import CheckpointError, UnsupportedModel
 HEADS = ("cls.output.weight",)
 
 
-class Plan:
+class FilePlan:
+    """A file whose `keys` and `jobs` are known: what it begins with, and its size."""
+
+    checkpoint: Checkpoint
+    family: Family
+    parameters: int
+    warnings: list[str]
+    keys: KeyValues
+    jobs: list[Job]
+
+    @property
+    def infos(self) -> list[Info]:
+        return [job.info for job in self.jobs]
+
+    @property
+    def front(self) -> bytes:
+        """The file's bytes before the tensors, with a place for their checksum."""
+        return head(self.keys, self.infos)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.front) + data_size(self.infos)
+
+    def check_keys(self) -> None:
+        for key, value in self.keys.items():
+            if not storable(*value):
+                raise CheckpointError(f"{key} holds a value that a GGUF file cannot store")
+
+
+class Plan(FilePlan):
     """Everything about the file but the values of its tensors; raises for what cannot be made."""
 
     def __init__(self, checkpoint: Checkpoint, quant: str, name: str) -> None:
@@ -32,25 +62,21 @@ class Plan:
         family = check_config(raw)
         if family == "qwen3" and rerank.is_reranker(checkpoint, name):
             family, raw = rerank.FAMILY, raw | rerank.answers(checkpoint)
-        self.family: Family = FAMILIES[family]
+        self.family = FAMILIES[family]
         self.config = Config(raw, self.family.DEFAULTS)
         sizes = self.family.sizes(self.config)
         checkpoint.open_tensors()
         placed = place(self.family, self.config, checkpoint.tensors)
-        self.warnings: list[str] = []
+        self.warnings = []
         self.jobs = self._jobs(placed, sizes)
-        infos = [job.info for job in self.jobs]
-        counts = metadata.count_parameters(infos)
+        counts = metadata.count_parameters(self.infos)
         self.parameters = counts.total
         vocab = read_vocab(checkpoint, self.family.VOCAB, sizes["vocab"], raw)
         general = metadata.general(checkpoint, name, counts, self.warnings)
-        self.keys: KeyValues = metadata.keys(
+        self.keys = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
-        for key, value in self.keys.items():
-            if not storable(*value):
-                raise CheckpointError(f"{key} holds a value that a GGUF file cannot store")
-        self.infos = infos
+        self.check_keys()
 
     def _jobs(self, placed: list[Placed], sizes: Mapping[str, int]) -> list[Job]:
         """In llama.cpp's order, because the mix counts tensors as they come."""
@@ -99,16 +125,6 @@ class Plan:
                 "lm_head.weight is missing, and config.json does not tie it to the embedding",
                 hint="download the checkpoint again",
             )
-
-    @property
-    def front(self) -> bytes:
-        """The file's bytes before the tensors, with a place for their checksum."""
-        return head(self.keys, self.infos)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        return len(self.front) + data_size(self.infos)
 
 
 def file_order(name: str) -> tuple[int, str]:

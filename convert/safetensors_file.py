@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,11 +27,16 @@ ITEM_BYTES = {
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+# Numbers of source rows and their values, float32 [rows, columns] -> what they are to be instead.
+Change = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor's place in its file: `start` and `bytes` count from the beginning of the file."""
+    """A tensor's place in its file: `start` and `bytes` count from the beginning of the file.
+
+    `change` is what its values go through as soon as they are float32, in any thread.
+    """
 
     name: str
     dtype: str
@@ -38,6 +44,7 @@ class Stored:
     file: TensorFile
     start: int
     bytes: int
+    change: Change | None = None
 
 
 class TensorFile:
@@ -119,6 +126,7 @@ class SafetensorsFile(TensorFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reading = threading.Lock()
         try:
             self._file: BinaryIO = path.open("rb", buffering=0)
         except OSError as error:
@@ -140,7 +148,7 @@ class SafetensorsFile(TensorFile):
         return self._stat() == self._stamp
 
     def read(self, start: int, count: int) -> Bytes:
-        """Exactly `count` bytes at `start`."""
+        """Exactly `count` bytes at `start`, in any thread."""
         out = np.empty(count, np.uint8)
         view, done = out.data, 0
         while done < count:
@@ -155,8 +163,9 @@ class SafetensorsFile(TensorFile):
 
     def _read_into(self, view: memoryview, start: int) -> int:
         try:
-            self._file.seek(start)
-            return self._file.readinto(view) or 0  # type: ignore[attr-defined]
+            with self._reading:
+                self._file.seek(start)
+                return self._file.readinto(view) or 0  # type: ignore[attr-defined]
         except OSError as error:
             raise DiskError(
                 f"{self.path} cannot be read: {error.strerror}", hint="check the disk"

@@ -91,8 +91,8 @@ def place(family: Family, config: Config, tensors: Mapping[str, Stored]) -> list
     used: set[str] = set()
     missing: list[str] = []
     placed = []
-    for row in _filled(family.rows(config), sizes["layers"]):
-        sources = _sources(row, sizes)
+    for row in filled(family.rows(config), sizes["layers"]):
+        sources = sources_of(row, sizes)
         used.update(sources)
         absent = [name for name in sources if name not in named]
         if not absent:
@@ -131,7 +131,7 @@ def canonical(name: str, renamed: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def _filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
+def filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
     for row in rows:
         if "{i}" not in row.source:
             yield row
@@ -141,7 +141,7 @@ def _filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
             yield replace(row, source=source, target=target)
 
 
-def _sources(row: Row, sizes: Mapping[str, int]) -> list[str]:
+def sources_of(row: Row, sizes: Mapping[str, int]) -> list[str]:
     if "{e}" not in row.source:
         return [row.source]
     return [row.source.replace("{e}", str(e)) for e in range(sizes["experts"])]

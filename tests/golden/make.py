@@ -8,7 +8,8 @@ Not a part of the project and not run by its tests: torch lives in an environmen
 LLAMA_CPP is vendor/llama.cpp of the llama-cpp-python source archive that pyproject.toml pins. Run
 it with the project's own Python, whose llama_cpp quantizes. Each checkpoint is built by
 tests/checkpoints.py; the converter writes --outtype f32 (lossless), f16 or bf16; Q4_K_M and Q8_0
-are llama_model_quantize's of the f32 file. One thing is patched: the converter knows a
+are llama_model_quantize's of the f32 file; adapters go through convert_lora_to_gguf. One thing is
+patched: the converter knows a
 pre-tokenizer by a hash of its vocabulary, so it is told the name for the tiny vocabularies.
 """
 
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import llama_cpp  # noqa: E402
+from adapters import ADAPTERS, lora  # noqa: E402
 from checkpoints import minilm, smollm2, tiny  # noqa: E402
 from ggufs import summary  # noqa: E402
 from golden_cases import TINY  # noqa: E402
@@ -47,6 +49,14 @@ def convert(llama: Path, python: str, folder: Path, outtype: str, pre: str) -> P
     arguments = ["--outtype", outtype, "--outfile", str(out), str(folder)]
     code = RUN.format(root=str(llama), pre=pre, arguments=arguments)
     subprocess.run([python, "-c", code], check=True, stderr=subprocess.DEVNULL)
+    return out
+
+
+def convert_lora(llama: Path, python: str, folder: Path, base: Path) -> Path:
+    out = folder.parent / f"{folder.name}.gguf"
+    script = str(llama / "convert_lora_to_gguf.py")
+    arguments = ["--base", str(base), "--outfile", str(out), str(folder)]
+    subprocess.run([python, script, *arguments], check=True, stderr=subprocess.DEVNULL)
     return out
 
 
@@ -82,6 +92,11 @@ def main() -> None:
             for outtype in ("f32", "bf16"):
                 path = convert(llama, python, checkpoint, outtype, pre)
                 keep(f"tiny-{name}-{outtype.upper()}", path)
+        for name, (base, targets, settings) in ADAPTERS.items():
+            family, _, options = TINY[base]
+            checkpoint = tiny(root / f"base-of-{name}", family, **options)
+            adapter = lora(root / f"Tiny-{name}-lora", checkpoint, targets, **settings)
+            keep(f"lora-{name}", convert_lora(llama, python, adapter, checkpoint))
 
 
 if __name__ == "__main__":
