@@ -137,7 +137,9 @@ def test_code_of_a_checkpoint_is_never_run(model: Path, tmp_path: Path) -> None:
 # config.json -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["GPTBigCodeForCausalLM", "Qwen2VLForConditionalGeneration", "X" * 50])
+@pytest.mark.parametrize(
+    "name", ["GPTBigCodeForCausalLM", "Qwen2VLForConditionalGeneration", "X" * 50]
+)
 def test_an_unknown_architecture_is_told_before_weights(name: str) -> None:
     with pytest.raises(UnsupportedModel, match=name) as caught:
         check_config({"architectures": [name], "model_type": "x"})
