@@ -13,10 +13,14 @@ MAX_NUMBER = 1e30
 
 
 class Config:
-    """Values of config.json over a family's defaults. A lie is an error that names the key."""
+    """Values of config.json over a family's defaults. A lie is an error that names the key.
+
+    Of a model that sees, `text_config` says what its text part is.
+    """
 
     def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.values = {**defaults, **values}
+        text = values.get("text_config")
+        self.values = {**defaults, **values, **(text if isinstance(text, Mapping) else {})}
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None

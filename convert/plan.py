@@ -68,6 +68,8 @@ class Plan(FilePlan):
         checkpoint.open_tensors()
         placed = place(self.family, self.config, checkpoint.tensors)
         self.warnings = []
+        if "vision_config" in raw:
+            self.warnings.append("the part that sees images is left out: this file reads text only")
         self.jobs = self._jobs(placed, sizes)
         counts = metadata.count_parameters(self.infos)
         self.parameters = counts.total

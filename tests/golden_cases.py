@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tiny_families import LONGROPE
+
 TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2": ("qwen2", "qwen2", {}),
     "qwen2-untied-f32-sharded": (
@@ -38,4 +40,32 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3-moe": ("qwen3_moe", "qwen2", {}),
     "qwen2-moe": ("qwen2_moe", "qwen2", {}),
     "mixtral": ("mixtral", "", {"spm": True}),
+    "gemma2": ("gemma2", "", {}),
+    "gemma3": ("gemma3", "", {}),
+    "phi3": ("phi3", "", {}),
+    "phi3-longrope": ("phi3", "", {"rope_scaling": LONGROPE}),
+    "phi4-mini": (
+        "phi3",
+        "gpt-4o",
+        {
+            "splitter": "gpt-4o",
+            "sliding_window": None,
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": {
+                "type": "longrope",
+                **{kind: LONGROPE[kind][:4] for kind in ("short_factor", "long_factor")},
+            },
+            "tie_word_embeddings": True,
+        },
+    ),
+    "glm4": ("glm4", "glm4", {}),
+    "glm": ("glm", "glm4", {}),
+    "internlm2": ("internlm2", "", {}),
+    "internlm3": ("internlm3", "", {}),
+    "minicpm": ("minicpm", "", {}),
+    "baichuan": ("baichuan", "", {}),
+    "granite": ("granite", "smollm", {}),
+    "olmo2": ("olmo2", "dbrx", {}),
+    "smollm3": ("smollm3", "llama-bpe", {}),
+    "stablelm": ("stablelm", "qwen2", {}),
 }

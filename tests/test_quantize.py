@@ -9,6 +9,7 @@ import llama_cpp
 import pytest
 from checkpoints import tiny
 from ggufs import Gguf, Tensor
+from tiny_families import TINY
 
 from convert import Options, convert, default_output_name, quant_name, quant_names
 from convert.mix import Mix, Shape, more_bits
@@ -85,6 +86,17 @@ def test_equals_llama_model_quantize(model: Path, quant: str, tmp_path: Path) ->
     assert {name: vector(tensor) for name, tensor in found.tensors.items()} == wanted.tensors
     assert list(found.tensors) == list(wanted.tensors)
     assert found.keys["general.file_type"] == wanted.keys["general.file_type"]
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_family_equals_llama_model_quantize(family: str, tmp_path: Path) -> None:
+    head = {"head_dim": 32} if "head_dim" in TINY[family].config else {}
+    folder = tiny(tmp_path / "model", family, **WIDE, **head, num_hidden_layers=9)
+    lossless = convert(folder, tmp_path / "lossless.gguf", Options(quant="F32")).path
+    assert peer(lossless, tmp_path / "theirs.gguf", QUANTS["Q4_K_M"].ftype)
+    found = Gguf(convert(folder, tmp_path / "ours.gguf", Options(quant="Q4_K_M")).path)
+    wanted = Gguf(tmp_path / "theirs.gguf").tensors
+    assert {name: vector(tensor) for name, tensor in found.tensors.items()} == wanted
 
 
 def test_no_quantization_of_llama_cpp_is_missing() -> None:

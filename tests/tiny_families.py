@@ -94,7 +94,9 @@ TINY = {
     "mistral": Tiny("MistralForCausalLM", {"bos_token_id": 1}, LLAMA),
     "gemma2": Tiny(
         "Gemma2ForCausalLM",
-        GEMMA | {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
+        GEMMA
+        | {"rope_theta": 10000.0}
+        | {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
         NORMS | SANDWICH | QKV | OUT | MLP,
         "gemma",
     ),
@@ -162,7 +164,7 @@ TINY = {
     ),
     "baichuan": Tiny(
         "BaichuanForCausalLM",
-        {"num_key_value_heads": 4, "model_max_length": 512},
+        {"num_key_value_heads": None, "rope_theta": None, "model_max_length": 512},
         NORMS | {"self_attn.W_pack.weight": "qkv hidden"} | OUT | MLP,
     ),
     "granite": Tiny(
@@ -200,6 +202,7 @@ TINY = {
         "StableLmForCausalLM",
         {
             "layer_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
             "partial_rotary_factor": 0.25,
             "use_qkv_bias": True,
             "use_parallel_residual": False,

@@ -58,7 +58,8 @@ def tiny_shapes(family: str, config: dict[str, Any], head: bool | None) -> dict[
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
     hidden, ff, vocab = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size"))
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    heads = config["num_attention_heads"]
+    kv_heads = config["num_key_value_heads"] or heads
     head = config.get("head_dim") or hidden // heads
     q, kv = heads * head, kv_heads * head
     sizes = {"hidden": hidden, "ff": ff, "two_ff": 2 * ff, "vocab": vocab, "head": head}

@@ -181,7 +181,8 @@ def byte_level(folder: Path, splitter: str) -> int:
         settings |= {"bos_token": None, "add_bos_token": False, "tokenizer_class": "Qwen2Tokenizer"}
         settings |= {"add_prefix_space": False}
     else:
-        settings |= {"bos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+        kind = "GPT2Tokenizer" if splitter == "gpt-4o" else "PreTrainedTokenizerFast"
+        settings |= {"bos_token": "<|endoftext|>", "tokenizer_class": kind}
     write_settings(folder, settings)
     if splitter == "qwen2-ending":
         end_with(folder, "<|endoftext|>")

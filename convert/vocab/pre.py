@@ -16,19 +16,67 @@ CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 UPPER, LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+LOWER_END = rf"[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]*[{LOWER}]+"
+UPPER_START = rf"[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]+[{LOWER}]*"
+PATHS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = rf"{CONTRACTIONS}|{WORD}|\p{{N}}{{1,3}}|{REST}"
+# Splitters of one regex, whose matches and whose gaps are words.
 REGEXES = {
     rf"{CONTRACTIONS}|{WORD}|\p{{N}}|{REST}": "qwen2",
-    rf"{CONTRACTIONS}|{WORD}|\p{{N}}{{1,3}}|{REST}": "llama-bpe",
+    LLAMA3: "dbrx",
     (
         rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "qwen35",
+    rf"{LOWER_END}|{UPPER_START}|\p{{N}}|{PATHS}": "tekken",
+    (rf"{LOWER_END}{CONTRACTIONS}?|{UPPER_START}{CONTRACTIONS}?|\p{{N}}{{1,3}}|{PATHS}"): "gpt-4o",
     (
-        rf"[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]*[{LOWER}]+|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]+[{LOWER}]*"
-        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ): "tekken",
+        rf"{CONTRACTIONS}|{WORD}|\p{{N}}{{1}}"
+        r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "seed-coder",
+    (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ): "bailingmoe",
+    (
+        rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+    ): "exaone-moe",
+    rf"{WORD}|\p{{N}}|{REST}": "ufakzeka",
+    r" ?[^(\s|[.,!?…。，、।۔،])]+": "bloom",
 }
-# The same words written out letter by letter, as some exporters do.
+# DeepSeek's first splitter: letters of scripts that have cases, ASCII and wide punctuation, CJK.
+CASED = (
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ"
+    r"-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-"
+    r"ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+)
+PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
+CJK = "[一-龥ࠀ-一가-퟿]+"
+MIXED = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DIGITS, BYTES, GPT2 = ("Digits", True), ("ByteLevel", False), ("ByteLevel", True)
+Steps = tuple[tuple[str, Any], ...]
+
+
+def _splits(*regexes: str) -> Steps:
+    return tuple(("Split", regex) for regex in regexes)
+
+
+SPLITTERS: dict[Steps, str] = {
+    (GPT2,): "gpt-2",
+    (DIGITS, GPT2): "smollm",
+    **{(*_splits(regex), BYTES): name for regex, name in REGEXES.items()},
+    (*_splits("[\r\n]", CASED, PUNCTUATION, r"\s+$", CJK), DIGITS, BYTES): "deepseek-llm",
+    (*_splits("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK), DIGITS, BYTES): "deepseek-coder",
+    (*_splits(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", MIXED), BYTES): "deepseek-v3",
+}
+# The same splitter for tokenizers that take a word whole when it is a token, whatever the merges.
+WHOLE_WORDS = {"dbrx": "llama-bpe"}
+# The same written out letter by letter, or as escapes, as some exporters do.
 SPELLED = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 
@@ -36,23 +84,27 @@ DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 def pre_tokenizer(tokenizer: Tokenizer) -> str:
     """The name for `tokenizer.ggml.pre`; UnsupportedModel when no splitter of llama.cpp matches."""
     steps = tuple(_steps(tokenizer.json.get("pre_tokenizer")))
-    if steps == (("ByteLevel", True),):
-        return "gpt-2"
-    if steps == (("Digits", True), ("ByteLevel", True)):
-        return "smollm"
-    if len(steps) == 2 and steps[0][0] == "Split" and steps[1] == ("ByteLevel", False):
-        name = REGEXES.get(str(steps[0][1]).replace(SPELLED, CONTRACTIONS))
-        if name == "qwen2" and DEEPSEEK_BOS in json.dumps(
-            tokenizer.json.get("post_processor"), ensure_ascii=False
-        ):
-            return "deepseek-r1-qwen"
-        if name:
-            return name
+    name = SPLITTERS.get(tuple(map(_plain, steps)), "")
+    if tokenizer.model.get("ignore_merges"):
+        name = WHOLE_WORDS.get(name, name)
+    post = json.dumps(tokenizer.json.get("post_processor"), ensure_ascii=False)
+    if name == "qwen2" and DEEPSEEK_BOS in post:
+        return "deepseek-r1-qwen"
+    if name:
+        return name
     shown = ", ".join(f"{kind} {detail}" for kind, detail in steps) or "nothing"
     raise UnsupportedModel(
         f"no pre-tokenizer of llama.cpp splits text as this tokenizer does ({shown:.300})",
         hint="report the model's name; a GGUF of it converted elsewhere may work",
     )
+
+
+def _plain(step: tuple[str, Any]) -> tuple[str, Any]:
+    """A step with one of the spellings of its regex."""
+    kind, detail = step
+    if kind != "Split" or not isinstance(detail, str):
+        return kind, str(detail) if kind.startswith("Split") else detail
+    return kind, detail.replace(SPELLED, CONTRACTIONS)
 
 
 def _steps(entry: Any) -> list[tuple[str, Any]]:

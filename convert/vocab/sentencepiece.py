@@ -30,8 +30,11 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 
 
-def read_model(checkpoint: Checkpoint, size: int) -> Vocab:
-    """From tokenizer.model, with added_tokens.json and tokenizer_config.json over it."""
+def read_model(checkpoint: Checkpoint, size: int, by_flag: bool = False) -> Vocab:
+    """From tokenizer.model, with added_tokens.json and tokenizer_config.json over it.
+
+    `by_flag`: only their flag makes tokens control tokens, and tokenizer.json has the last word.
+    """
     pieces = list(_pieces(checkpoint.data("tokenizer.model") or b""))[:size]
     pad = range(len(pieces), size)
     vocab = Vocab(
@@ -46,10 +49,10 @@ def read_model(checkpoint: Checkpoint, size: int) -> Vocab:
         _put(vocab, number, text, USER_DEFINED)
     settings = checkpoint.json("tokenizer_config.json") or {}
     for number, entry in (settings.get("added_tokens_decoder") or {}).items():
-        text = entry["content"]
-        control = entry.get("special") or looks_special(text)
-        kind = CONTROL if control else USER_DEFINED
-        _put(vocab, int(number), text if control else text.replace("▁", " "), kind)
+        _put_entry(vocab, int(number), entry, by_flag)
+    if by_flag:
+        for entry in (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []:
+            _put_entry(vocab, entry["id"], entry, by_flag)
     vocab.keys = Special(checkpoint, size).keys()
     return vocab
 
@@ -73,6 +76,19 @@ def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
     return vocab
 
 
+def put_added(vocab: Vocab, tokenizer: Tokenizer) -> None:
+    """Added tokens over the pieces, as `read_model` puts them."""
+    for token in tokenizer.added.values():
+        entry = {"content": token.content, "special": token.special}
+        _put_entry(vocab, token.id, entry, by_flag=False)
+
+
+def adds_prefix(data: bytes) -> bool:
+    """Whether a tokenizer.model puts a space before the text: its normalizer's third field."""
+    normalizer = next((value for field, value in _fields(data) if field == 3), b"")
+    return bool(dict(_fields(normalizer)).get(3, True))
+
+
 def merge_scores(tokenizer: Tokenizer) -> dict[str, float]:
     """0 for the piece that is merged first, then falling."""
     scores: dict[str, float] = {}
@@ -90,6 +106,15 @@ def _type(text: str | None, vocab: dict[str, int], special: set[str]) -> int:
     if text in special:
         return CONTROL
     return NORMAL if text in vocab else USER_DEFINED
+
+
+def _put_entry(vocab: Vocab, number: Any, entry: dict[str, Any], by_flag: bool) -> None:
+    """An added token of tokenizer_config.json or tokenizer.json."""
+    text: str = entry["content"]
+    control = entry.get("special") or (not by_flag and looks_special(text))
+    if not control and not by_flag:
+        text = text.replace("▁", " ")
+    _put(vocab, number, text, CONTROL if control else USER_DEFINED)
 
 
 def _put(vocab: Vocab, number: Any, text: str, kind: int) -> None:

@@ -3,14 +3,15 @@
 Not a part of the project and not run by its tests: torch lives in an environment of its own.
 
     python -m venv peer && peer/bin/pip install torch==2.13.0 transformers==4.57.6 sentencepiece
-    PYTHONPATH=. python tests/golden/make.py LLAMA_CPP PEER_PYTHON
+    PYTHONPATH=. python tests/golden/make.py LLAMA_CPP PEER_PYTHON [NAME ...]
 
 LLAMA_CPP is vendor/llama.cpp of the llama-cpp-python source archive that pyproject.toml pins. Run
-it with the project's own Python, whose llama_cpp quantizes. Each checkpoint is built by
-tests/checkpoints.py; the converter writes --outtype f32 (lossless), f16 or bf16; Q4_K_M and Q8_0
-are llama_model_quantize's of the f32 file; adapters go through convert_lora_to_gguf. One thing is
-patched: the converter knows a
-pre-tokenizer by a hash of its vocabulary, so it is told the name for the tiny vocabularies.
+it with the project's own Python, whose llama_cpp quantizes; with NAMEs, for these tiny checkpoints
+alone. Each checkpoint is built by tests/checkpoints.py; the converter writes --outtype f32
+(lossless), f16 or bf16; Q4_K_M and Q8_0 are llama_model_quantize's of the f32 file; adapters go
+through convert_lora_to_gguf. Two things are patched: the converter knows a pre-tokenizer by a hash of
+its vocabulary, so it is told the name for the tiny vocabularies; and its module for Baichuan calls
+itself forever on all but one tensor.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ import conversion.base as base
 pre = {pre!r}
 if pre:
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+import conversion.baichuan as baichuan
+packed = baichuan.BaichuanModel.modify_tensors
+baichuan.BaichuanModel.modify_tensors = lambda self, data, name, bid: (
+    packed if "W_pack" in name else base.TextModel.modify_tensors
+)(self, data, name, bid)
 sys.argv = ["convert_hf_to_gguf.py", *{arguments!r}]
 runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
@@ -48,7 +54,7 @@ def convert(llama: Path, python: str, folder: Path, outtype: str, pre: str) -> P
     out = folder.parent / f"{folder.name}.{outtype}.gguf"
     arguments = ["--outtype", outtype, "--outfile", str(out), str(folder)]
     code = RUN.format(root=str(llama), pre=pre, arguments=arguments)
-    subprocess.run([python, "-c", code], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([python, "-c", code], check=True)
     return out
 
 
@@ -76,27 +82,37 @@ def keep(name: str, path: Path) -> None:
     print(name, path.stat().st_size)
 
 
+def real(llama: Path, python: str, root: Path) -> None:
+    smol = smollm2(root / "SmolLM2-135M-Instruct")
+    mini = Path(shutil.copytree(minilm(), root / "all-MiniLM-L6-v2"))
+    for name, checkpoint in (("smollm2", smol), ("minilm", mini)):
+        lossless = convert(llama, python, checkpoint, "f32", "")
+        for quant, ftype in (("Q4_K_M", 15), ("Q8_0", 7)):
+            keep(f"{name}-{quant}", quantize(lossless, ftype))
+        keep(f"{name}-F16", convert(llama, python, checkpoint, "f16", ""))
+
+
+def adapters(llama: Path, python: str, root: Path) -> None:
+    for name, (base, targets, settings) in ADAPTERS.items():
+        family, _, options = TINY[base]
+        checkpoint = tiny(root / f"base-of-{name}", family, **options)
+        adapter = lora(root / f"Tiny-{name}-lora", checkpoint, targets, **settings)
+        keep(f"lora-{name}", convert_lora(llama, python, adapter, checkpoint))
+
+
 def main() -> None:
-    llama, python = Path(sys.argv[1]).resolve(), sys.argv[2]
+    llama, python, names = Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3:]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        smol = smollm2(root / "SmolLM2-135M-Instruct")
-        mini = Path(shutil.copytree(minilm(), root / "all-MiniLM-L6-v2"))
-        for name, checkpoint in (("smollm2", smol), ("minilm", mini)):
-            lossless = convert(llama, python, checkpoint, "f32", "")
-            for quant, ftype in (("Q4_K_M", 15), ("Q8_0", 7)):
-                keep(f"{name}-{quant}", quantize(lossless, ftype))
-            keep(f"{name}-F16", convert(llama, python, checkpoint, "f16", ""))
-        for name, (family, pre, options) in TINY.items():
+        if not names:
+            real(llama, python, root)
+            adapters(llama, python, root)
+        for name in names or TINY:
+            family, pre, options = TINY[name]
             checkpoint = tiny(root / f"Tiny-{name}-1M-Instruct", family, **options)
             for outtype in ("f32", "bf16"):
                 path = convert(llama, python, checkpoint, outtype, pre)
                 keep(f"tiny-{name}-{outtype.upper()}", path)
-        for name, (base, targets, settings) in ADAPTERS.items():
-            family, _, options = TINY[base]
-            checkpoint = tiny(root / f"base-of-{name}", family, **options)
-            adapter = lora(root / f"Tiny-{name}-lora", checkpoint, targets, **settings)
-            keep(f"lora-{name}", convert_lora(llama, python, adapter, checkpoint))
 
 
 if __name__ == "__main__":
