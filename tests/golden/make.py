@@ -9,9 +9,9 @@ LLAMA_CPP is vendor/llama.cpp of the llama-cpp-python source archive that pyproj
 it with the project's own Python, whose llama_cpp quantizes; with NAMEs, for these tiny checkpoints
 alone. Each checkpoint is built by tests/checkpoints.py; the converter writes --outtype f32
 (lossless), f16 or bf16; Q4_K_M and Q8_0 are llama_model_quantize's of the f32 file; adapters go
-through convert_lora_to_gguf. Two things are patched: the converter knows a pre-tokenizer by a hash of
-its vocabulary, so it is told the name for the tiny vocabularies; and its module for Baichuan calls
-itself forever on all but one tensor.
+through convert_lora_to_gguf. Two things are patched: the converter knows a pre-tokenizer by a hash
+of its vocabulary, so it is told the name for the tiny vocabularies; and its module for Baichuan
+calls itself forever on all but one tensor.
 """
 
 from __future__ import annotations
