@@ -93,8 +93,12 @@ def more_bits(layer: int, layers: int) -> bool:
 class Mix:
     """Types tensors one after another, in file order: several rules count how many came before."""
 
-    def __init__(self, quant: str, shape: Shape, names: Sequence[str]) -> None:
+    def __init__(
+        self, quant: str, shape: Shape, names: Sequence[str], *, guided: bool = False
+    ) -> None:
+        """`guided`: there is an importance matrix, with which some tensors do with fewer bits."""
         self.quant: Quant = QUANTS[quant]
+        self.guided = guided
         self.shape = shape
         self.values = sum(category(name) == "attn_v" for name in names)
         self.seen = {"attn_v": 0, "ffn_down": 0, "ffn_gate": 0, "ffn_up": 0}
@@ -108,9 +112,7 @@ class Mix:
             return TYPES[self.quant.type]
         if dims[:-1] == (1,):
             return TYPES["F32"]  # llama.cpp's quantizer counts no dimension of 1: a vector
-        wanted = self._fit(name, self._wanted(name, dims), dims[-1])
-        self._refuse_blind(name, wanted)
-        return TYPES[wanted]
+        return TYPES[self._fit(name, self._wanted(name, dims), dims[-1])]
 
     def _wanted(self, name: str, dims: Sequence[int]) -> str:
         kind = category(name)
@@ -150,16 +152,11 @@ class Mix:
         smaller = FALLBACK.get(wanted, wanted)
         return smaller if columns % TYPES[smaller].block == 0 else "F16"
 
-    def _refuse_blind(self, name: str, wanted: str) -> None:
-        """Some types are noise unless an importance matrix says which weights matter."""
+    def is_blind(self, name: str, chosen: str) -> bool:
+        """Whether a tensor of this type is noise unless an importance matrix says what matters."""
         if category(name) in ("output", "token_embd"):
-            return
-        if wanted in NEEDS_IMATRIX or (wanted == "Q2_K" and self.quant.name == "Q2_K_S"):
-            raise UsageError(
-                f"{self.quant.name} needs an importance matrix, which is not supported yet",
-                hint="choose Q2_K, Q3_K_M or IQ4_XS for a small file",
-                param="quant",
-            )
+            return False
+        return chosen in NEEDS_IMATRIX or (chosen == "Q2_K" and self.quant.name == "Q2_K_S")
 
     def at(self, kind: str) -> int:
         """Which one of its kind the tensor is; with experts the layer, which may have several."""
@@ -216,6 +213,8 @@ def attn_v_by_name(mix: Mix) -> str:
     name, seen, shared = mix.quant.name, mix.seen["attn_v"], mix.shape.gqa >= 4
     if name in ATTN_V_SHARED:
         many, few = ATTN_V_SHARED[name]
+        if mix.guided and name == "IQ3_XXS":
+            few = ""
         return (many if shared else few) or mix.quant.type
     if name == "Q3_K_M":
         return "Q5_K" if seen < 2 else "Q4_K"
@@ -242,8 +241,9 @@ def ffn_down(mix: Mix) -> str:
     name, eighth = mix.quant.name, mix.first("ffn_down", 8)
     if name == "IQ3_M" and mix.shape.is_8x:
         eighth = eighth or more_bits(mix.at("ffn_down"), mix.shape.layers)
-    if name in FFN_DOWN_FIRST_EIGHTH:
-        first, rest = FFN_DOWN_FIRST_EIGHTH[name]
+    table = FFN_DOWN_GUIDED if mix.guided else FFN_DOWN_FIRST_EIGHTH
+    if name in table:
+        first, rest = table[name]
         return (first if eighth else rest) or mix.quant.type
     if name == "Q3_K_M":
         return "Q5_K" if mix.first("ffn_down", 16) else "Q4_K"
@@ -259,6 +259,11 @@ FFN_DOWN_FIRST_EIGHTH = {
     "IQ4_NL": ("Q5_K", ""),
     "IQ4_XS": ("Q5_K", ""),
     "Q4_K_S": ("Q5_K", ""),
+}
+FFN_DOWN_GUIDED = {
+    **{name: FFN_DOWN_FIRST_EIGHTH[name] for name in ("Q2_K_S", "IQ3_M", "Q4_K_S")},
+    "Q4_0": ("Q4_1", ""),
+    "Q5_0": ("Q5_1", ""),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from convert.quants import DEFAULT_QUANT, quant_name
 from portable.errors import UsageError
@@ -11,11 +12,15 @@ from portable.errors import UsageError
 
 @dataclass(frozen=True)
 class Options:
-    """`name` is the model's hub id where its folder is not named like it; `threads` None: all."""
+    """`name` is the model's hub id where its folder is not named like it; `threads` None: all.
+
+    `imatrix` is a file that says how much each column of the weights matters.
+    """
 
     quant: str = DEFAULT_QUANT
     name: str | None = None
     threads: int | None = None
+    imatrix: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quant", quant_name(self.quant))

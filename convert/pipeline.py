@@ -50,7 +50,7 @@ def convert(
         else:
             checkpoint = Checkpoint(source)
         stack.enter_context(closing(checkpoint))
-        plan = Plan(checkpoint, options.quant, _name(options, source))
+        plan = Plan(checkpoint, options, _name(options, source))
         return _run(plan, output, options, progress, started)
 
 

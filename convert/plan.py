@@ -11,12 +11,14 @@ from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
 from convert.config import Config
 from convert.gguf_file import Info, KeyValues, data_size, head, storable
+from convert.imatrix import Entry, read_imatrix
 from convert.mix import Mix, Shape
+from convert.options import Options
 from convert.quantize import SOURCE_BYTES
 from convert.quants import QUANTS, TYPES
 from convert.stream import Job
 from convert.vocab import read_vocab
-from portable.errors import CheckpointError, UnsupportedModel
+from portable.errors import CheckpointError, UnsupportedModel, UsageError
 
 # What a model ends with that does not end with an output matrix.
 HEADS = ("cls.output.weight",)
@@ -55,9 +57,10 @@ class FilePlan:
 class Plan(FilePlan):
     """Everything about the file but the values of its tensors; raises for what cannot be made."""
 
-    def __init__(self, checkpoint: Checkpoint, quant: str, name: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: Options, name: str) -> None:
         self.checkpoint = checkpoint
-        self.quant = QUANTS[quant]
+        self.quant = QUANTS[options.quant]
+        self.imatrix = read_imatrix(options.imatrix) if options.imatrix else None
         raw = checkpoint.config
         family = check_config(raw)
         if family == "qwen3" and rerank.is_reranker(checkpoint, name):
@@ -78,6 +81,8 @@ class Plan(FilePlan):
         self.keys = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
+        if self.imatrix:
+            self.keys |= self.imatrix.recipe()
         self.check_keys()
 
     def _jobs(self, placed: list[Placed], sizes: Mapping[str, int]) -> list[Job]:
@@ -95,7 +100,7 @@ class Plan(FilePlan):
             tied,
             sizes.get("experts", 0),
         )
-        mix = Mix(self.quant.name, shape, names)
+        mix = Mix(self.quant.name, shape, names, guided=self.imatrix is not None)
         jobs = []
         for name in names:
             if name in extra:
@@ -104,13 +109,30 @@ class Plan(FilePlan):
                 continue
             tensor = found[name]
             info = Info(name, tensor.shape, mix.type_of(name, tensor.shape))
-            jobs.append(Job(info, tensor.parts))
+            jobs.append(Job(info, tensor.parts, importance=self._importance(info, mix)))
         if mix.fallbacks:
             self.warnings.append(
                 f"{len(mix.fallbacks)} of {len(names)} tensors have rows that {mix.quant.name} "
                 "cannot divide: they take a larger type"
             )
+        if self.imatrix:
+            quantized = [job.info.name for job in jobs if job.info.type.block > 1]
+            self.warnings += self.imatrix.left_out(quantized)
         return jobs
+
+    def _importance(self, info: Info, mix: Mix) -> Entry | None:
+        """The tensor's entry in the importance matrix, which some types cannot do without."""
+        quantized = info.type.block > 1
+        found = self.imatrix.entry(info.name, info.shape) if self.imatrix and quantized else None
+        if found is None and mix.is_blind(info.name, info.type.name):
+            lacks = f", and {self.imatrix.file} lacks {info.name}" if self.imatrix else ""
+            raise UsageError(
+                f"{self.quant.name} needs an importance matrix{lacks}",
+                hint="portable imatrix MODEL TEXT makes one for --imatrix; "
+                "Q2_K, Q3_K_M and IQ4_XS do without",
+                param="imatrix",
+            )
+        return found
 
     def _check(self, found: Mapping[str, Placed]) -> None:
         for stored in {part.stored for tensor in found.values() for part in tensor.parts}:

@@ -90,16 +90,27 @@ def to_float32(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, np.dtyp
 
 
 def quantize_rows(
-    values: np.ndarray[Any, np.dtype[np.float32]], kind: TensorType
+    values: np.ndarray[Any, np.dtype[np.float32]],
+    kind: TensorType,
+    weights: np.ndarray[Any, np.dtype[np.float32]] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Rows of float32, [rows, columns], as rows of `kind`; CheckpointError on a NaN or infinity."""
+    """Rows of float32, [rows, columns], as rows of `kind`; CheckpointError on a NaN or infinity.
+
+    `weights`, [columns], say how much an error in each column matters.
+    """
     # A NaN survives min and max, so two cheap passes see every value.
     if not (np.isfinite(values.max()) and np.isfinite(values.min())):
         raise CheckpointError("NaN or infinite values")
     rows, columns = values.shape
     out = np.empty(values.size // kind.block * kind.bytes, np.uint8)
     library().ggml_quantize_chunk(
-        kind.id, values.ctypes.data, out.ctypes.data, 0, rows, columns, None
+        kind.id,
+        values.ctypes.data,
+        out.ctypes.data,
+        0,
+        rows,
+        columns,
+        None if weights is None else weights.ctypes.data,
     )
     if not library().ggml_validate_row_data(kind.id, out.ctypes.data, out.nbytes):
         raise CheckpointError(f"values too large for {kind.name}")

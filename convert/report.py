@@ -28,3 +28,44 @@ class Converted:
     quant: str
     architecture: str
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value from a sample of tokens, and its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model's distributions of the next token are from those of the model it was made of.
+
+    `mean`, `median`, `percentile_99` and `maximum` are those of the Kullback-Leibler divergence in
+    nats, token by token; `same_top` is the share of tokens where both find the same one likeliest;
+    `perplexity_ratio` is this model's perplexity over `base_perplexity`.
+    """
+
+    base_perplexity: Estimate
+    perplexity_ratio: Estimate
+    mean: Estimate
+    median: float
+    percentile_99: float
+    maximum: float
+    same_top: Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a finished model does to a text: `chunks` of `context` tokens, `tokens` of them scored.
+
+    Without `divergence`, `skipped` says why it was not measured, if it was asked for.
+    """
+
+    perplexity: Estimate
+    tokens: int
+    chunks: int
+    context: int
+    divergence: Divergence | None = None
+    skipped: str = ""

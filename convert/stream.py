@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from convert.gguf_file import Info
-from convert.part import Part
+from convert.imatrix import Entry
+from convert.part import Floats, Part
 from convert.quantize import quantize_rows
 from portable.errors import CheckpointError
 
@@ -22,11 +24,15 @@ Rows = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One tensor: what it becomes, and the `parts` or the `values` that it is made of."""
+    """One tensor: what it becomes, and the `parts` or the `values` that it is made of.
+
+    `importance` is its entry in an importance matrix.
+    """
 
     info: Info
     parts: tuple[Part, ...] = ()
     values: Rows | None = None
+    importance: Entry | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -129,11 +135,26 @@ def slices(part: Part) -> Iterator[tuple[int, int]]:
 
 def _work(job: Job, part: Part, first: int, count: int, offset: int) -> Work:
     low, raw = part.read(first, count)
-    kind = job.info.type
 
     def run() -> Rows:
-        return quantize_rows(part.values(first, count, low, raw), kind)
+        return _quantized(job, part.values(first, count, low, raw), offset)
 
     source = f"{part.stored.name} in {part.stored.file.name}"
     ends = first + count == part.rows
     return Work(job, source, offset, part.source_bytes(count), ends, run)
+
+
+def _quantized(job: Job, values: Floats, offset: int) -> Rows:
+    """The rows that begin `offset` bytes into their tensor; each expert has weights of its own."""
+    kind = job.info.type
+    if job.importance is None:
+        return quantize_rows(values, kind)
+    *experts, height, columns = job.info.shape
+    row = offset // kind.row_bytes(columns)
+    out = []
+    while len(values):
+        expert, below = divmod(row, height)
+        weights = job.importance.weights(expert, math.prod(experts))
+        out.append(quantize_rows(values[: height - below], kind, weights))
+        row, values = row + height - below, values[height - below :]
+    return np.concatenate(out)

@@ -19,6 +19,7 @@ LAYERS = {
     "portable.bench": 4,
     "portable.chat": 4,
     "portable.server": 4,
+    "portable.measure": 3,
     "portable.obtain": 3,
     "portable.hub": 2,
     "portable.store": 2,
@@ -32,7 +33,11 @@ LAYERS = {
     "portable": 0,
 }
 NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
-THROUGH_THE_DOOR = {"portable/engine/llama.py", "portable/engine/vocabulary.py"}
+THROUGH_THE_DOOR = {
+    "portable/engine/llama.py",
+    "portable/engine/vocabulary.py",
+    "portable/measure/tensors.py",
+}
 HTTP = {"starlette", "uvicorn", "httpx2"}
 
 

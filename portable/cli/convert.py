@@ -21,6 +21,9 @@ def convert(
         str, typer.Option("--quant", "-q", help="See `portable quants`.")
     ] = DEFAULT_QUANT,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder.")] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="Importance matrix, as `portable imatrix` makes one.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -30,7 +33,7 @@ def convert(
     from portable.obtain import fetch_checkpoint
     from portable.progress import progress, size
 
-    options = converter.Options(quant=quant)
+    options = converter.Options(quant=quant, imatrix=imatrix)
     with progress(quiet=quiet) as report:
         source = fetch_checkpoint(
             model, revision=revision, offline=offline, say=say, progress=report

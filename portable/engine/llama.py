@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +40,13 @@ _SAMPLING_KEYS = {
 class Llama(Vocabulary):
     """A GGUF file, loaded, with one unified KV cache. Implements `Backend`.
 
+    `watch` is ggml's eval callback: it is asked about each tensor that is computed.
     Raises ModelFileError, UnsupportedModel, NotEnoughMemory or EngineError while loading.
     """
 
-    def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, loading: Loading | None = None, watch: Any = None
+    ) -> None:
         started = time.perf_counter()
         check_file(config.model)
         start()
@@ -54,6 +58,7 @@ class Llama(Vocabulary):
         self._stop = contextlib.ExitStack()
         super().__init__(self._load_model(config, loading))
         self._abort_flag = ctypes.create_string_buffer(2)
+        self._watch = watch or lib.ggml_backend_sched_eval_callback()
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
         if not self._memory or lib.llama_model_has_encoder(self._model):
@@ -178,6 +183,7 @@ class Llama(Vocabulary):
         # "On the CPU" means that nothing is computed elsewhere, large prompts included.
         params.op_offload = params.offload_kqv = bool(self.offload.layers)
         params.flash_attn_type = self._flash_attention(config)
+        params.cb_eval = self._watch
         self._set_abort(params)
         made = lib.llama_init_from_model(self._model, params)
         if not made:
@@ -251,7 +257,7 @@ class _Batch:
             self.pos[begin:end] = np.arange(part.start, part.start + part.count)
             self.slot[begin:end] = part.sequence.slot
             self.logits[begin:end] = 0
-            self.logits[end - 1] = part.wants_logits
-            rows += part.wants_logits
+            self.logits[end - part.rows : end] = 1
+            rows += part.rows
         self.struct.n_tokens = end
         return rows

@@ -102,6 +102,11 @@ class Slice:
         """Only the slice that reaches the sequence's end says what comes next."""
         return self.start + self.count == len(self.sequence.tokens)
 
+    @property
+    def rows(self) -> int:
+        """How many of its last tokens' logits are wanted."""
+        return int(self.wants_logits)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -52,6 +52,12 @@ class Vocabulary:
         return bytes(lib.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
 
     @property
+    def start_token(self) -> int | None:
+        """The token that the model wants before every text, or None."""
+        wanted = lib.llama_vocab_get_add_bos(self._vocab)
+        return int(lib.llama_vocab_bos(self._vocab)) if wanted else None
+
+    @property
     def bos_text(self) -> str:
         return self.token_text(lib.llama_vocab_bos(self._vocab))
 

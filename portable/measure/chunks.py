@@ -1,0 +1,48 @@
+"""A text as chunks of tokens of equal length, cut as llama.cpp's tools cut it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from portable.errors import UsageError
+
+# (chunks done, chunks in all)
+Report = Callable[[int, int], None]
+
+
+def silent(_done: int, _all: int) -> None:
+    """The report that shows nothing."""
+
+
+def read_text(path: Path) -> str:
+    """A text file; UsageError where it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", hint="name a text file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8: byte {error.start}", hint="name a plain text file"
+        ) from None
+
+
+def cut(tokens: list[int], context: int, limit: int | None, start: int | None) -> list[list[int]]:
+    """Whole chunks of `context` tokens, at most `limit`; what is left of the text is not used.
+
+    `start`, where the model wants a token before every text, takes the place of each chunk's first.
+    Raises UsageError for a text of less than one chunk.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} chunks", hint="one or more")
+    count = min(len(tokens) // context, limit or len(tokens))
+    if not count:
+        raise UsageError(
+            f"the text has {len(tokens)} tokens, and one chunk takes {context}",
+            hint="use a longer text",
+        )
+    parts = [tokens[at : at + context] for at in range(0, count * context, context)]
+    if start is not None:
+        for part in parts:
+            part[0] = start
+    return parts

@@ -1,0 +1,69 @@
+"""A model that reads chunks, each from an empty cache, and guesses after each token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portable.engine.config import EngineConfig
+from portable.engine.llama import Llama
+from portable.engine.sequence import SamplingParams, Sequence, Slice
+from portable.measure.chunks import cut
+
+# Tokens a decode: logits of 128 tokens are 78 MB where the vocabulary has 152,000.
+BLOCK = 128
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(Slice):
+    """A slice whose last `wanted` tokens are all asked what comes next."""
+
+    wanted: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.wanted
+
+
+class Reader:
+    """A GGUF file, loaded for chunks of `context` tokens. Raises what `Llama` raises.
+
+    `watch` is ggml's eval callback, as `tensors.watching` makes it.
+    """
+
+    def __init__(self, model: Path, context: int, watch: Any = None) -> None:
+        config = EngineConfig(model, context=context, slots=1, step_tokens=min(context, BLOCK))
+        self._llama = Llama(config, watch=watch)
+        self.vocabulary = self._llama.vocabulary
+
+    @property
+    def buffers(self) -> int:
+        """Bytes of logits: llama.cpp computes them in one place and hands them out in another."""
+        return 2 * 4 * BLOCK * int(self.vocabulary)
+
+    def chunks(self, text: str, context: int, limit: int | None) -> list[list[int]]:
+        tokens = self._llama.tokenize(text, special=False, start=True)
+        return cut(tokens, context, limit, self._llama.start_token)
+
+    def logits(self, tokens: list[int], first: int) -> Iterator[Logits]:
+        """What follows each token from number `first` on, in order and block by block.
+
+        Each array has shape (tokens, vocabulary), and the next one overwrites it.
+        """
+        self._llama.keep(0, 0)
+        sequence = Sequence("", tokens, SamplingParams(), slot=0)
+        for start in range(0, len(tokens), BLOCK):
+            end = min(start + BLOCK, len(tokens))
+            wanted = max(0, end - max(start, first))
+            rows = self._llama.decode([Passage(sequence, start, end - start, wanted)])
+            if wanted:
+                yield rows
+
+    def close(self) -> None:
+        self._llama.close()
