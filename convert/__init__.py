@@ -45,6 +45,7 @@ def wanted_files() -> list[str]:
         "config.json",
         "generation_config.json",
         "tokenizer*",
+        "sentencepiece.bpe.model",
         "special_tokens_map.json",
         "added_tokens.json",
         "vocab.*",

@@ -13,6 +13,7 @@ MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
 SCALARS = {
+    "uint8": (0, "<B"),
     "uint32": (4, "<I"),
     "int32": (5, "<i"),
     "float32": (6, "<f"),

@@ -202,4 +202,6 @@ def _guess(value: Any) -> tuple[str, Any]:
         return "bool", value
     if isinstance(value, int):
         return "uint32", value
+    if isinstance(value, bytes):
+        return "uint8s", value
     return ("strings", value) if isinstance(value, list) else ("string", value)

@@ -12,9 +12,10 @@ from typing import Any
 import gguf
 import ml_dtypes
 import numpy as np
+import tiny_encoders
+import tiny_experts
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
-from tiny_experts import SPLITTERS
 from tiny_families import TINY
 from tiny_shapes import tiny_config, tiny_shapes
 from tiny_spm import STYLES, spm
@@ -26,6 +27,7 @@ from tiny_tokenizers import (
     write_settings,
     write_tokenizer,
 )
+from tiny_unigram import unigram
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -45,6 +47,8 @@ SMOLLM2_NAMES = {
 # Families that come with tokenizer.model.
 PUBLISHED = ("gemma2", "gemma3", "phi3", "internlm2", "internlm3", "minicpm", "baichuan")
 DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+
+SPLITTERS = {**tiny_experts.SPLITTERS, **tiny_encoders.SPLITTERS}
 
 
 def package_folder(name: str) -> Path:
@@ -188,6 +192,8 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
     splitter = splitter or own
     if splitter in STYLES:
         size = spm(folder, splitter, with_model)
+    elif splitter == "unigram":
+        size = unigram(folder, with_model)
     else:
         size = byte_level(folder, splitter) if splitter else wordpiece(folder)
     config = tiny_config(family, size) | options

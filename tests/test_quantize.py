@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import pytest
 from checkpoints import tiny
 from ggufs import Gguf, Tensor
+from tiny_experts import EXPERTS
 from tiny_families import TINY
 
 from convert import Options, convert, default_output_name, quant_name, quant_names
@@ -80,6 +82,10 @@ def test_equals_llama_model_quantize(model: Path, quant: str, tmp_path: Path) ->
             convert(model, ours, Options(quant=quant))
         return
     convert(model, ours, Options(quant=quant))
+    assert_same(ours, theirs)
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
     found, wanted = Gguf(ours), Gguf(theirs)
     types = {name: tensor.type for name, tensor in wanted.tensors.items()}
     assert {name: tensor.type for name, tensor in found.tensors.items()} == types
@@ -88,15 +94,25 @@ def test_equals_llama_model_quantize(model: Path, quant: str, tmp_path: Path) ->
     assert found.keys["general.file_type"] == wanted.keys["general.file_type"]
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    "family", [*TINY, "qwen3_moe", "qwen2_moe", "mixtral", "xlm_roberta", "xlm_roberta_classifier"]
+)
 def test_every_family_equals_llama_model_quantize(family: str, tmp_path: Path) -> None:
-    head = {"head_dim": 32} if "head_dim" in TINY[family].config else {}
-    folder = tiny(tmp_path / "model", family, **WIDE, **head, num_hidden_layers=9)
+    folder = tiny(tmp_path / "model", family, **wide(family))
     lossless = convert(folder, tmp_path / "lossless.gguf", Options(quant="F32")).path
     assert peer(lossless, tmp_path / "theirs.gguf", QUANTS["Q4_K_M"].ftype)
-    found = Gguf(convert(folder, tmp_path / "ours.gguf", Options(quant="Q4_K_M")).path)
-    wanted = Gguf(tmp_path / "theirs.gguf").tensors
-    assert {name: vector(tensor) for name, tensor in found.tensors.items()} == wanted
+    assert_same(
+        convert(folder, tmp_path / "ours.gguf", Options(quant="Q4_K_M")).path,
+        tmp_path / "theirs.gguf",
+    )
+
+
+def wide(family: str) -> dict[str, Any]:
+    """Sizes that K-quants divide, as config.json's keys."""
+    if family in TINY:
+        head = {"head_dim": 32} if "head_dim" in TINY[family].config else {}
+        return {**WIDE, **head, "num_hidden_layers": 9}
+    return {**WIDE, "moe_intermediate_size": 256} if family in EXPERTS else {}
 
 
 def test_no_quantization_of_llama_cpp_is_missing() -> None:

@@ -59,6 +59,14 @@ def test_tiny_tokenizers_agree(family: str, tmp_path: Path) -> None:
         assert llama_ids(path, text) == own_ids(folder, text)
 
 
+@pytest.mark.parametrize("with_model", [True, False])
+def test_unigram_agrees(with_model: bool, tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "xlm_roberta", spm=with_model)
+    path = convert(folder, tmp_path / "out.gguf").path
+    for text in (PROBE, "Hello  the\n\n  world in 123", "\u3000Ａ ﬁ 我中 好～", "", "  he</s> "):
+        assert llama_ids(path, text, special=True) == own_ids(folder, text, special=True), text
+
+
 def test_smollm2_agrees(tmp_path: Path) -> None:
     folder = smollm2(tmp_path / "SmolLM2")
     path = convert(folder, tmp_path / "out.gguf", Options(quant="Q4_0")).path

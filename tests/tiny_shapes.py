@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tiny_encoders import ENCODERS
 from tiny_experts import EXPERTS, expert_shapes
 from tiny_families import QKV_BIAS, TINY
 
@@ -31,6 +32,8 @@ def tiny_config(family: str, vocab: int) -> dict[str, Any]:
     if family == "bert":
         own = {"architectures": ["BertModel"], "layer_norm_eps": 1e-12, "type_vocab_size": 2}
         return {"model_type": "bert", "vocab_size": vocab, **COMMON, **own, "hidden_act": "gelu"}
+    if family in ENCODERS:
+        return {**ENCODERS[family][0], "vocab_size": vocab, "torch_dtype": "bfloat16"}
     if family in EXPERTS:
         own = {"model_type": family, "vocab_size": vocab, **EXPERTS[family][0]}
         return {**COMMON, **DECODER, **own}
@@ -43,6 +46,8 @@ def tiny_shapes(family: str, config: dict[str, Any], head: bool | None) -> dict[
     """Shapes by name; `head` says whether there is an output matrix where config.json does not."""
     if family == "bert":
         return _bert_shapes(config)
+    if family in ENCODERS:
+        return ENCODERS[family][1](config)
     if family in EXPERTS:
         return expert_shapes(family, config)
     tiny, sizes = TINY[family], _sizes(config)

@@ -33,6 +33,7 @@ from convert.arch import (
     qwen3_reranker,
     smollm3,
     stablelm,
+    xlm_roberta,
 )
 from convert.arch.table import Family
 from convert.config import Config
@@ -61,6 +62,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": qwen2_moe,
     "mixtral": mixtral,
     "qwen3_reranker": qwen3_reranker,
+    "xlm_roberta": xlm_roberta,
 }
 BY_ARCHITECTURE = {
     architecture: name for name, family in FAMILIES.items() for architecture in family.ARCHITECTURES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convert.checkpoint import Checkpoint
-from convert.vocab import byte_level, families, sentencepiece, wordpiece
+from convert.vocab import byte_level, families, sentencepiece, unigram, wordpiece
 from convert.vocab.tokenizer_json import Tokenizer, is_spm_style
 from convert.vocab.tokens import Keys, Vocab, check
 from portable.errors import CheckpointError
@@ -33,6 +33,8 @@ def read_vocab(checkpoint: Checkpoint, kind: str, size: int, config: dict[str, A
 def _read(checkpoint: Checkpoint, kind: str, size: int, config: dict[str, Any]) -> Vocab:
     if kind == "wordpiece":
         return wordpiece.read(Tokenizer(checkpoint), size, config)
+    if kind.startswith("unigram"):
+        return unigram.read(checkpoint, size, config, mask=kind == "unigram-mask")
     if checkpoint.has("tokenizer.model"):
         vocab = sentencepiece.read_model(checkpoint, size, kind in TYPED_BY_FLAG)
     else:

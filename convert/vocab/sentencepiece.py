@@ -35,15 +35,15 @@ def read_model(checkpoint: Checkpoint, size: int, by_flag: bool = False) -> Voca
 
     `by_flag`: only their flag makes tokens control tokens, and tokenizer.json has the last word.
     """
-    pieces = list(_pieces(checkpoint.data("tokenizer.model") or b""))[:size]
-    pad = range(len(pieces), size)
+    found = list(pieces(checkpoint.data("tokenizer.model") or b""))[:size]
+    pad = range(len(found), size)
     vocab = Vocab(
         "llama",
         "default",
-        [piece for piece, _, _ in pieces] + [f"[PAD{i}]".encode() for i in pad],
+        [piece for piece, _, _ in found] + [f"[PAD{i}]".encode() for i in pad],
         # sentencepiece calls a user-defined piece neither control nor unused: normal, then.
-        [NORMAL if kind == USER_DEFINED else kind for _, _, kind in pieces] + [UNUSED for _ in pad],
-        [score for _, score, _ in pieces] + [-10000.0 for _ in pad],
+        [NORMAL if kind == USER_DEFINED else kind for _, _, kind in found] + [UNUSED for _ in pad],
+        [score for _, score, _ in found] + [-10000.0 for _ in pad],
     )
     for text, number in (checkpoint.json("added_tokens.json") or {}).items():
         _put(vocab, number, text, USER_DEFINED)
@@ -85,8 +85,8 @@ def put_added(vocab: Vocab, tokenizer: Tokenizer) -> None:
 
 def adds_prefix(data: bytes) -> bool:
     """Whether a tokenizer.model puts a space before the text: its normalizer's third field."""
-    normalizer = next((value for field, value in _fields(data) if field == 3), b"")
-    return bool(dict(_fields(normalizer)).get(3, True))
+    normalizer = next((value for field, value in fields(data) if field == 3), b"")
+    return bool(dict(fields(normalizer)).get(3, True))
 
 
 def merge_scores(tokenizer: Tokenizer) -> dict[str, float]:
@@ -125,14 +125,14 @@ def _put(vocab: Vocab, number: Any, text: str, kind: int) -> None:
         vocab.scores[number] = -1000.0
 
 
-def _pieces(data: bytes) -> Iterator[tuple[bytes, float, int]]:
+def pieces(data: bytes) -> Iterator[tuple[bytes, float, int]]:
     """(piece, score, type) of each piece of a ModelProto, which ends with how it was trained."""
     last = 0
     try:
-        for last, value in _fields(data):
+        for last, value in fields(data):
             if last == 1 and isinstance(value, bytes):
                 entry: dict[int, Any] = {1: b"", 2: b"\0\0\0\0", 3: NORMAL}
-                entry |= dict(_fields(value))
+                entry |= dict(fields(value))
                 yield entry[1], struct.unpack("<f", entry[2])[0], entry[3]
     except (IndexError, struct.error, TypeError) as error:
         raise _broken() from error
@@ -146,7 +146,7 @@ def _broken() -> CheckpointError:
     )
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -21,6 +21,8 @@ CLASS_DEFAULTS = {
     "Llama": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
     "Qwen2": {"eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"},
     "GPT2": {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"},
+    "XLMRoberta": {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>"}
+    | {"pad": "<pad>", "mask": "<mask>"},
     "Bert": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
 }
 
@@ -49,9 +51,17 @@ class Tokenizer:
         self.json = found
         self.settings = checkpoint.json("tokenizer_config.json") or {}
         self.model: dict[str, Any] = _object(found.get("model"), "model")
-        self.vocab: dict[str, int] = _object(self.model.get("vocab"), "model.vocab")
+        self.scores: list[float] = []
+        self.vocab = self._vocab(self.model.get("vocab"))
         self.named = dict(self._named())
         self.added = self._added()
+
+    def _vocab(self, found: Any) -> dict[str, int]:
+        """Ids by token; a unigram model lists its pieces with their `scores` instead."""
+        if self.model.get("type") != "Unigram":
+            return _object(found, "model.vocab")
+        self.scores = [float(score) for _, score in found]
+        return {piece: number for number, (piece, _) in enumerate(found)}
 
     def whole_vocab(self) -> dict[str, int]:
         """Every token's id; an added token wins its id."""

@@ -51,7 +51,7 @@ def check(vocab: Vocab, size: int) -> None:
     for key, value in vocab.keys.items():
         if key.endswith("_token_id") and not 0 <= value < size:
             raise CheckpointError(f"{key} is {value}, but there are {size} tokens")
-    if vocab.model == "bert":
+    if vocab.model in ("bert", "t5"):
         _check_frame(vocab)
     if vocab.model == "llama" and BYTE not in vocab.types:
         raise CheckpointError("the tokenizer has no byte tokens, which llama.cpp needs")
