@@ -53,6 +53,10 @@ class Entry:
     aliases: tuple[str, ...] = ()
     embedded: Embedded | None = None
 
+    def on(self, hub: str) -> str:
+        """Its `org/name` on that hub, `ms` or `hf`."""
+        return self.modelscope if hub == "ms" else self.huggingface
+
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)

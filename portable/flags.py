@@ -16,6 +16,16 @@ from portable.engine.config import EngineConfig, FlashAttention
 from portable.errors import UsageError
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Names that the shell may complete: the catalogue's and the store's; it knows paths itself."""
+    from portable import catalogue, store  # noqa: PLC0415  only while a name is being typed
+
+    known = [name for entry in catalogue.load().values() for name in entry.names]
+    here = [record.repo for record in store.listing() if record.hub != "local"]
+    # A shell begins a new word after a colon.
+    return sorted({n for n in known + here if n.startswith(incomplete) and ":" not in n})
+
+
 @dataclass(frozen=True)
 class Source:
     """Which model, and where it may come from."""
@@ -25,6 +35,7 @@ class Source:
         typer.Argument(
             help="ModelScope id, hf://org/name, catalogue name, checkpoint folder or .gguf file.",
             show_default="the first that can be had",
+            autocompletion=complete_model,
         ),
     ] = None
     quant: Annotated[

@@ -71,6 +71,20 @@ def is_model(path: str) -> bool:
     return name.endswith(".gguf") and not name.startswith("mmproj") and "imatrix" not in name
 
 
+def has_quant(path: str, quant: str) -> bool:
+    """`Q4_K` is not in `x-Q4_K_M.gguf`: the name stands between characters that end it."""
+    name = path.rpartition("/")[2]
+    return bool(re.search(rf"(?<![A-Za-z0-9_]){re.escape(quant)}(?![A-Za-z0-9_])", name, re.I))
+
+
+def quant_of(path: str) -> str | None:
+    """The quantization that a file's name says."""
+    found = re.findall(
+        r"(?<![A-Za-z0-9])(I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32)", path.rpartition("/")[2], re.I
+    )
+    return found[-1].upper() if found else None
+
+
 def stem(path: Path) -> str:
     """The model's name: without the ending and the number of the shard."""
     match = _SPLIT.fullmatch(path.name)

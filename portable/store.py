@@ -14,10 +14,13 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import platformdirs
+from filelock import BaseFileLock, FileLock, Timeout
 
 from portable import gguf
 from portable.errors import DiskError, UsageError
@@ -32,6 +35,7 @@ class Record:
     `hub` is `ms`, `hf` or `local`; `repo` `org/name` or a folder's path; `revision` what was asked
     for, `commit` what that was (for a folder: the state of its files). `file` is the first of a
     split model. `sha256` is the hub's, of a ready GGUF in one file.
+    `own` is false for a file that was in the hub client's cache before it was asked for here.
     """
 
     hub: str
@@ -43,6 +47,7 @@ class Record:
     converter: str | None = None
     licence: str | None = None
     sha256: str | None = None
+    own: bool = True
 
     @property
     def path(self) -> Path:
@@ -76,6 +81,36 @@ def target(hub: str, repo: str, file_name: str, revision: str | None = None) -> 
     folder = slot(hub, repo, revision)
     _make(folder)
     return folder / file_name
+
+
+@contextmanager
+def turn(hub: str, repo: str, revision: str | None, waiting: Callable[[], None]) -> Iterator[bool]:
+    """The right to make this model; true if another process had it first, which is waited for.
+
+    `waiting` is called once before that. The system frees the lock of a process that dies.
+    """
+    folder = home() / "locks"
+    _make(folder)
+    lock = FileLock(folder / f"{slot(hub, repo, revision).name}.lock")
+    try:
+        waited = not _acquired(lock)
+        if waited:
+            waiting()
+            lock.acquire(poll_interval=0.2)
+    except OSError as error:
+        raise DiskError(f"cannot lock {lock.lock_file}: {error.strerror}", hint=_HINT) from error
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+        return True
+    except Timeout:
+        return False
 
 
 def save(record: Record) -> Path:
@@ -118,6 +153,45 @@ def listing() -> list[Record]:
     root = home() / "models"
     folders = sorted(root.iterdir()) if root.is_dir() else []
     return sorted((r for f in folders for r in _records(f)), key=lambda r: (r.repo, r.quant))
+
+
+def remove(record: Record) -> list[Path]:
+    """Forget the model and delete its files, if they came to this disk for it; returns those."""
+    folder = slot(record.hub, record.repo, record.revision)
+    delete([folder / (record.path.stem + RECORD)])
+    files = delete(gguf.shards(record.path)) if _deletable(record, folder) else []
+    with suppress(OSError):  # other models are in it
+        folder.rmdir()
+    return files
+
+
+def delete(files: list[Path]) -> list[Path]:
+    try:
+        for path in files:
+            _unlink(path)
+    except OSError as error:
+        raise DiskError(f"cannot delete {path}: {error.strerror}") from error
+    return files
+
+
+def _deletable(record: Record, folder: Path) -> bool:
+    """What was converted lies in the store; anything else is only said to be ours."""
+    return record.path.parent == folder if record.converter else record.own
+
+
+def _unlink(path: Path) -> None:
+    """A file; of Hugging Face's cache also the blob, unless another snapshot links to it."""
+    blob = path.resolve() if path.is_symlink() else None
+    path.unlink(missing_ok=True)
+    if blob and blob.parent.name == "blobs":
+        snapshots = (blob.parents[1] / "snapshots").rglob("*")
+        if not any(link.is_symlink() and link.resolve() == blob for link in snapshots):
+            blob.unlink(missing_ok=True)
+
+
+def partials() -> list[Path]:
+    """What conversions that were broken off left in the store."""
+    return [path for path in (home() / "models").glob("*/.*.partial") if path.is_file()]
 
 
 def _records(folder: Path) -> list[Record]:

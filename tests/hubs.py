@@ -275,7 +275,7 @@ def serving() -> Iterator[FakeHub]:
 
 @contextmanager
 def environment(monkeypatch: Any, folder: Any, url: str) -> Iterator[None]:
-    """Both clients look at `url`, keep their caches under `folder` and know no login."""
+    """Both clients look at `url`, keep all under `folder`, know no login and no other program."""
     from huggingface_hub import constants
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "PORTABLE_OFFLINE"):
@@ -287,7 +287,17 @@ def environment(monkeypatch: Any, folder: Any, url: str) -> Iterator[None]:
     monkeypatch.setenv("MODELSCOPE_CACHE", str(folder / "ms"))
     monkeypatch.setenv("MODELSCOPE_HOME", str(folder / "ms-home"))
     monkeypatch.setenv("PORTABLE_HOME", str(folder / "store"))
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "hf"))
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "LLAMA_CACHE", "OLLAMA_MODELS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "hf-token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     yield
+
+
+def impatient(monkeypatch: Any) -> None:
+    """The clients pause no longer between their tries, and try only once more."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_RETRY_TIMES", 1)

@@ -10,13 +10,18 @@ import typer
 
 from convert.quants import DEFAULT_QUANT
 from portable.cli.app import app, edge, say
-from portable.flags import folder_or_file
+from portable.flags import complete_model, folder_or_file
 
 
 @app.command()
 @edge
 def convert(
-    model: Annotated[str, typer.Argument(help="ModelScope id, hf://org/name, name or folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="ModelScope id, hf://org/name, name or folder.", autocompletion=complete_model
+        ),
+    ],
     quant: Annotated[
         str, typer.Option("--quant", "-q", help="See `portable quants`.")
     ] = DEFAULT_QUANT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.flags import SLOTS, Running, Sampling, Source, boolean, numbers
+from portable.flags import SLOTS, Running, Sampling, Source, boolean, complete_model, numbers
 
 if TYPE_CHECKING:
     from portable.engine.config import EngineConfig
@@ -108,7 +108,11 @@ def bench(
     running: Running,
     target: Annotated[
         str | None,
-        typer.Argument(help="URL of a server, or a model to run here.", show_default=False),
+        typer.Argument(
+            help="URL of a server, or a model to run here.",
+            show_default=False,
+            autocompletion=complete_model,
+        ),
     ] = None,
     clients: Annotated[str, typer.Option(help="Clients at once, level by level.")] = "1,4,8",
     requests: Annotated[int, typer.Option(help="Requests a level.")] = 8,

@@ -39,9 +39,15 @@ __all__ = [
     "is_revision",
     "offline_by_environment",
     "parse",
+    "partials",
     "take_over",
     "unsafe_name",
 ]
+
+
+def partials() -> list[Path]:
+    """What downloads that were broken off left in the clients' caches, made here."""
+    return [path for key in TITLES for path in connect(key).partials()]
 
 
 def connect(hub: str, local_dir: Path | None = None) -> Hub:

@@ -113,7 +113,7 @@ class Hub(ABC):
         """These files, whole and checked; what is there is not fetched."""
         self.check_names(listing, files)
         total = sum(file.size for file in files)
-        self._check_space(listing, files)
+        self.check_space(listing, files)
         done, folder = 0, self.folder(listing)
         for file in files:
 
@@ -161,7 +161,8 @@ class Hub(ABC):
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         return there, shutil.disk_usage(there).free
 
-    def _check_space(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
+    def check_space(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
+        """Raises DiskError when what has still to come would not fit."""
         missing = sum(self.missing(listing, file) for file in files)
         there, free = self.room(listing)
         if missing > free:
@@ -270,6 +271,10 @@ class Hub(ABC):
     @abstractmethod
     def partial(self, listing: Listing, file: RemoteFile) -> Path:
         """Where they lie while they come."""
+
+    @abstractmethod
+    def partials(self) -> list[Path]:
+        """All partial files that this program left in the client's cache."""
 
     @abstractmethod
     def promised(self, listing: Listing, file: RemoteFile) -> str | None:

@@ -28,6 +28,8 @@ from portable.hub.names import Listing, RemoteFile
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
 
+PARTIAL = ".portable.incomplete"
+
 
 class HuggingFace(Hub):
     key = "hf"
@@ -59,7 +61,10 @@ class HuggingFace(Hub):
 
     def partial(self, listing: Listing, file: RemoteFile) -> Path:
         target = self.place(listing, file)
-        return target.with_name(target.name + ".portable.incomplete")
+        return target.with_name(target.name + PARTIAL)
+
+    def partials(self) -> list[Path]:
+        return list(Path(constants.HF_HUB_CACHE).expanduser().glob(f"models--*/blobs/*{PARTIAL}"))
 
     def promised(self, listing: Listing, file: RemoteFile) -> str | None:
         """In the cache it is named by its checksum."""

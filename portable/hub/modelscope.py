@@ -27,6 +27,7 @@ _download.DOWNLOAD_TOTAL_TIMEOUT = 24 * 3600  # its hour is too short for 15 GB
 _download.DOWNLOAD_HASH_RETRY_TIMES = _download.DOWNLOAD_SIZE_RETRY_TIMES = 1
 
 DEFAULT_REVISION = "master"
+NOTE = ".sha256"
 
 
 class ModelScope(Hub):
@@ -59,6 +60,11 @@ class ModelScope(Hub):
     def partial(self, listing: Listing, file: RemoteFile) -> Path:
         target = self.place(listing, file)
         return target.with_name(target.name + ".incomplete")
+
+    def partials(self) -> list[Path]:
+        """A note beside it says that it was begun here; the client's own have none."""
+        notes = Path(self._config.cache_dir).glob(f"**/*.incomplete{NOTE}")
+        return [path for note in notes for path in (note, note.with_suffix("")) if path.is_file()]
 
     def promised(self, listing: Listing, file: RemoteFile) -> str | None:
         try:
@@ -120,7 +126,7 @@ class ModelScope(Hub):
 
 def _note(partial: Path) -> Path:
     """Beside a partial file: what it will be, for it is named by its path and not by its sum."""
-    return partial.with_name(partial.name + ".sha256")
+    return partial.with_name(partial.name + NOTE)
 
 
 def _got(message: str) -> str:

@@ -68,7 +68,7 @@ def parse(text: str) -> Ref:
 
 
 def has_gguf(listing: Listing, quant: str) -> bool:
-    return any(_has_quant(f.path, quant) for f in listing.ggufs)
+    return any(gguf.has_quant(f.path, quant) for f in listing.ggufs)
 
 
 def is_id(text: str) -> bool:
@@ -93,7 +93,7 @@ def choose_gguf(listing: Listing, quant: str | None, default: str) -> list[Remot
     """
     files = sorted(listing.ggufs, key=lambda f: (_shards(f.path)[1:] != [], f.path))
     wanted = quant or default
-    named = [f for f in files if _has_quant(f.path, wanted)]
+    named = [f for f in files if gguf.has_quant(f.path, wanted)]
     if quant and not named:
         names = ", ".join(f.path for f in files[:12])
         raise UsageError(f"{listing.repo} has no {quant} file", hint=f"it has {names}")
@@ -119,9 +119,3 @@ def is_revision(text: str) -> bool:
 
 def _matches(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
-
-
-def _has_quant(path: str, quant: str) -> bool:
-    """`Q4_K` is not in `x-Q4_K_M.gguf`: the name stands between characters that end it."""
-    name = path.rpartition("/")[2]
-    return bool(re.search(rf"(?<![A-Za-z0-9_]){re.escape(quant)}(?![A-Za-z0-9_])", name, re.I))

@@ -17,7 +17,7 @@ from portable.obtain import local, remote
 from portable.obtain.model import Checkpoint, Model, Say, Wish
 from portable.progress import Report, silent
 
-__all__ = ["Checkpoint", "Model", "fetch_checkpoint", "obtain"]
+__all__ = ["Checkpoint", "Model", "Wish", "fetch_checkpoint", "obtain"]
 
 
 def obtain(

@@ -69,8 +69,7 @@ def _found(
 ) -> Found:
     target, source = targets[index], sources[index]
     listing = source.listing(target.repo, wish.revision)
-    others = tuple(t for t in targets if t is not target)
-    return Found(target, source, listing, others=others, why=why)
+    return Found(target, source, listing, why=why)
 
 
 def _neither(error: PortableError, first: hub.Hub, second: hub.Hub) -> PortableError:

@@ -107,14 +107,20 @@ def _convert_folder(path: Path, wish: Wish) -> Model:
     """Converted once for each state of the folder's files and each quant."""
     real = path.resolve()
     quant = wish.quant or convert.DEFAULT_QUANT
-    record = store.Record("local", str(real), quant, file="", commit=_state(real))
-    found = store.find("local", str(real), quant)
-    if not found or found.commit != record.commit:
-        found = convert_into_store(real, record, real.name, wish)
+    record = store.Record("local", str(real), quant, file="", commit=state(real))
+    found = _converted(record)
+    if not found:
+        with store.turn("local", str(real), None, wish.waiting(real.name)):
+            found = _converted(record) or convert_into_store(real, record, real.name, wish)
     return Model(found.path, real.name, source=f"{found.quant} of the folder {path}")
 
 
-def _state(folder: Path) -> str:
+def _converted(record: store.Record) -> store.Record | None:
+    found = store.find(record.hub, record.repo, record.quant)
+    return found if found and found.commit == record.commit else None
+
+
+def state(folder: Path) -> str:
     """A digest of names, sizes and times of what a conversion reads: another one means changed."""
     digest = hashlib.sha256()
     for path in sorted({p for pattern in convert.wanted_files() for p in folder.glob(pattern)}):

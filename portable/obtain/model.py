@@ -46,6 +46,10 @@ class Target:
     repo: str
     entry: catalogue.Entry | None = None
 
+    def on(self, hub: str) -> str:
+        """What the same model is called on that hub."""
+        return self.entry.on(hub) if self.entry else self.repo
+
     @property
     def suffix(self) -> str:
         return self.repo.rpartition("/")[2]
@@ -59,14 +63,13 @@ class Target:
 class Found:
     """A target where it can be had: listed by its hub, or offline in `folder`.
 
-    `others` are the same model on hubs that were not chosen; `why` says why.
+    `why` says why this hub.
     """
 
     target: Target
     source: hub.Hub
     listing: hub.Listing | None = None
     folder: Path | None = None
-    others: tuple[Target, ...] = ()
     why: str = ""
 
     @property
@@ -83,3 +86,9 @@ class Wish:
     offline: bool
     say: Say
     report: Report
+
+    def waiting(self, name: str) -> Callable[[], None]:
+        """What to do when another process is making the model already."""
+        return lambda: self.say(
+            f"{name} is being made by another process: waiting for it (Ctrl-C stops waiting)"
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import convert
-from portable import catalogue, hub, store
+from portable import catalogue, elsewhere, gguf, hub, store
 from portable.errors import CheckpointError, NetworkError, NotOnHub, UsageError
 from portable.obtain.choice import choose
 from portable.obtain.local import convert_into_store
@@ -34,17 +33,14 @@ def targets_of(ref: hub.Ref, wish: Wish) -> tuple[list[Target], Wish]:
     wish = replace(wish, quant=quant, revision=ref.revision or wish.revision)
     keys = [ref.hub] if ref.hub else list(hub.TITLES)
     if known:
-        return [_known(key, known) for key in keys], wish
+        return [Target(key, known.on(key), known) for key in keys], wish
     return [Target(key, ref.repo, catalogue.by_id(ref.repo)) for key in keys], wish
-
-
-def _known(key: str, entry: catalogue.Entry) -> Target:
-    return Target(key, entry.modelscope if key == "ms" else entry.huggingface, entry)
 
 
 def named(ref: hub.Ref, wish: Wish) -> Model:
     targets, wish = targets_of(ref, wish)
     found = _first(_here(target, wish) for target in targets)
+    found = found or _first(_elsewhere(target, wish) for target in targets)
     if not found and ref.hub is None and not hub.is_id(ref.repo) and targets[0].entry:
         found = _embedded(targets[0].entry, wish)
     return found or _from_hub(find(targets, wish), wish)
@@ -85,19 +81,39 @@ def _here(target: Target, wish: Wish) -> Model | None:
     return _model(found[0], target) if found else None
 
 
+def _elsewhere(target: Target, wish: Wish) -> Model | None:
+    """In place, from another program that has this very file; a revision nobody can tell."""
+    quant = wish.quant or target.quant
+    held = None if wish.revision else elsewhere.find(target.hub, target.repo, quant)
+    if not held:
+        return None
+    wish.say(f"using {held.path}, which {held.app} has: nothing is copied")
+    return _known_model(held.path, target.entry, target.repo, f"{quant} from {held.app}")
+
+
 def _from_hub(found: Found, wish: Wish) -> Model:
+    """Made here, or by another process that was first."""
+    target = found.target
+    waiting = wish.waiting(target.suffix)
+    with store.turn(target.hub, target.repo, wish.revision, waiting) as waited:
+        return (waited and _here(target, wish)) or _make(found, wish)
+
+
+def _make(found: Found, wish: Wish) -> Model:
     """Downloaded, and converted unless the hub has a GGUF."""
     target, source, listing = found.target, found.source, found.listing
-    if listing and _is_gguf(listing, wish.quant):
+    if listing and is_gguf(listing, wish.quant):
         files = hub.choose_gguf(listing, wish.quant, convert.DEFAULT_QUANT)
         first = files[0]
         count = f" in {len(files)} files" if files[1:] else ""
         wish.say(f"downloading {first.path}{count} of {target.repo} from {found.where}")
-        _mix(found, listing, files, wish)
+        own = not any(source.place(listing, file).exists() for file in files)
+        mix(found, files, wish)
         folder = source.fetch(listing, files, wish.report).folder
-        record = _record(target, wish, _quant_of(first.path), listing.commit)
-        record = replace(record, file=str(folder / first.path))
-        store.save(record if files[1:] else replace(record, sha256=first.sha256))
+        record = _record(target, wish, gguf.quant_of(first.path) or "GGUF", listing.commit)
+        sha256 = None if files[1:] else first.sha256
+        record = replace(record, file=str(folder / first.path), sha256=sha256, own=own)
+        store.save(record)
     else:
         snapshot = checkpoint(found, wish)
         record = _record(target, wish, wish.quant or target.quant, snapshot.commit)
@@ -105,7 +121,7 @@ def _from_hub(found: Found, wish: Wish) -> Model:
     return _model(record, target)
 
 
-def _is_gguf(listing: hub.Listing, quant: str | None) -> bool:
+def is_gguf(listing: hub.Listing, quant: str | None) -> bool:
     """A repository of GGUFs; one with both kinds is converted, unless it has the quant ready."""
     if not listing.ggufs:
         return False
@@ -132,15 +148,19 @@ def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
         )
     wish.say(f"downloading {repo} from {found.where}")
     patterns = convert.wanted_files()
-    _mix(found, listing, listing.select(patterns), wish)
+    mix(found, listing.select(patterns), wish)
     return source.snapshot(listing, patterns, check=convert.check_config, report=wish.report)
 
 
-def _mix(found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], wish: Wish) -> None:
-    """Use what came from the other hub earlier, where the two hubs' files are the same."""
-    for other in found.others:
-        earlier = hub.connect(other.hub)
-        taken = hub.take_over(found.source, listing, files, earlier, other.repo)
+def mix(found: Found, files: Sequence[hub.RemoteFile], wish: Wish) -> None:
+    """Use what is in a cache already, from this hub or the other, where the files are the same."""
+    listing = found.listing
+    assert listing, "found on a hub"
+    for key in hub.TITLES:
+        if key == found.target.hub and not found.source.local_dir:
+            continue  # its own cache is where the files go
+        earlier = hub.connect(key)
+        taken = hub.take_over(found.source, listing, files, earlier, found.target.on(key))
         if taken.same:
             names = f"{len(taken.same)} files" if taken.same[1:] else taken.same[0]
             wish.say(f"{names}: already here from {earlier.title}, with the same sha256")
@@ -154,11 +174,6 @@ def _mix(found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], wi
 def _record(target: Target, wish: Wish, quant: str, commit: str | None) -> store.Record:
     licence = target.entry.licence if target.entry else None
     return store.Record(target.hub, target.repo, quant, "", wish.revision, commit, licence=licence)
-
-
-def _quant_of(file_name: str) -> str:
-    found = re.findall(r"(?<![A-Za-z0-9])(I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32)", file_name, re.I)
-    return found[-1].upper() if found else "GGUF"
 
 
 def _model(record: store.Record, target: Target) -> Model:
@@ -187,7 +202,7 @@ def default(wish: Wish) -> Model:
     """The default model from the store or a hub, else the embedded one; `say` tells why."""
     known = catalogue.load()
     entry, spare = known[catalogue.DEFAULT], _embedded(known[catalogue.EMBEDDED_DEFAULT], wish)
-    targets = [_known(key, entry) for key in hub.TITLES]
+    targets = [Target(key, entry.on(key), entry) for key in hub.TITLES]
     if here := _first(_here(target, wish) for target in targets):
         wish.say(f"no model named: using {here.id}, which is on this disk")
         return here

@@ -1,0 +1,221 @@
+"""`portable pull`, `list`, `show` and `rm`: the models on this disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from portable.cli.app import app, edge, say
+from portable.errors import UsageError
+from portable.flags import complete_model
+
+if TYPE_CHECKING:
+    from portable.obtain.files import Selection
+    from portable.shelf import Item, Partial
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+@edge
+def pull(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, catalogue name or folder.", autocompletion=complete_model)
+    ],
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files of the repository; none: the model, to run.")
+    ] = None,
+    local_dir: Annotated[
+        Path | None, typer.Option("--local-dir", "--local_dir", help="Put plain files here.")
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Pattern of files. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files. Repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")
+    ] = False,
+    quant: Annotated[str | None, typer.Option("--quant", "-q", help="E.g. Q4_K_M.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> int:
+    """Fetch a model into the store, or files of a repository into a folder."""
+    import convert as converter
+    from portable.hub import offline_by_environment
+    from portable.obtain import Wish, obtain
+    from portable.obtain.files import Choice, select
+    from portable.progress import progress
+
+    choice = Choice(files or (), include or (), exclude or (), local_dir)
+    wanted = converter.quant_name(quant) if quant else None
+    with progress(quiet=quiet) as report:
+        if choice.is_model and not dry_run:
+            print(obtain(model, quant=wanted, revision=revision, say=say, progress=report).path)
+            return 0
+        wish = Wish(wanted, revision, offline_by_environment(), say, report)
+        selection = select(model, choice, wish)
+        if not dry_run:
+            print(*selection.fetch(wish), sep="\n")
+            return 0
+    print(_preview(selection))
+    selection.source.check_space(selection.listing, selection.files)
+    return 0
+
+
+def _preview(selection: Selection) -> str:
+    """Each file and its size, what has still to come, and the room that there is."""
+    from portable.progress import size
+
+    listing, files = selection.listing, selection.files
+    rows = [(size(f.size), f.path, _state(selection.missing(f), f.size)) for f in files]
+    there, free = selection.source.room(listing)
+    missing = sum(map(selection.missing, files))
+    commit = f" at {listing.commit[:12]}" if listing.commit else ""
+    return "\n".join(
+        [
+            f"{listing.repo}{commit} from {selection.found.where}",
+            *_table(rows),
+            f"{size(missing)} of {size(sum(f.size for f in files))} to fetch; "
+            f"{size(free)} free in {there}",
+        ]
+    )
+
+
+def _state(missing: int, whole: int) -> str:
+    from portable.progress import size
+
+    return "" if missing == whole else "is here" if not missing else f"{size(missing)} to come"
+
+
+@app.command("list")
+@edge
+def list_models(
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Also what other programs hold: Ollama, LM Studio …")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """List the models on this disk."""
+    from portable import shelf
+    from portable.progress import size
+
+    found = [item.facts() for item in shelf.items(everywhere=everywhere)]
+    partials = shelf.partials()
+    if as_json:
+        left = [{"path": str(p.path), "size": p.size} for p in partials]
+        _print_json({"models": found, "partial": left})
+        return 0
+    if not found:
+        say("nothing here yet: portable pull MODEL")
+    print(*_table([_row(facts) for facts in found]), sep="\n")
+    say(f"{len(found)} models, {size(sum(f.get('size', 0) for f in found))}")
+    if partials:
+        left_over = size(sum(p.size for p in partials))
+        say(f"{left_over} of broken-off work, to go on from or: portable rm --partial")
+    return 0
+
+
+def _row(facts: dict[str, Any]) -> tuple[str, ...]:
+    from portable.progress import size
+
+    if "error" in facts:
+        return facts["model"], facts["source"], facts["error"]
+    return (
+        facts["model"],
+        facts["source"],
+        facts["quant"] or "?",
+        size(facts["size"]),
+        f"{facts['parameters'] / 1e9:.2f}B",
+        f"{facts['context'] or '?'} tokens",
+        facts["architecture"] or "?",
+    )
+
+
+@app.command()
+@edge
+def show(
+    model: Annotated[
+        str, typer.Argument(help="A model of `portable list`.", autocompletion=complete_model)
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Show what is known about a model on this disk."""
+    from portable import shelf
+
+    facts = shelf.one(model).facts()
+    if as_json:
+        _print_json(facts)
+        return 0
+    template = facts.get("template")
+    if template:
+        facts["template"] = ", ".join(name for name, has in template.items() if has) or "plain"
+    print(*_table([(f"{k}:", str(v)) for k, v in facts.items() if v is not None]), sep="\n")
+    return 0
+
+
+@app.command()
+@edge
+def rm(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models of `portable list`.", autocompletion=complete_model),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="What broken-off downloads and conversions left.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Delete models from the store; other programs' files stay."""
+    from portable import shelf
+
+    if not models and not partial:
+        raise UsageError("name the models to delete, or give --partial", hint="see: portable list")
+    chosen: dict[Path, Item | Partial] = {
+        item.path: item for name in models or () for item in shelf.matching(name)
+    }
+    chosen |= {left.path: left for left in (shelf.partials() if partial else [])}
+    if not yes and not _agreed(list(chosen)):
+        say("nothing is deleted")
+        return 1
+    removed = [str(path) for thing in chosen.values() for path in thing.remove()]
+    kept = [str(path) for path in chosen if path.exists()]
+    if as_json:
+        _print_json({"removed": removed, "kept": kept})
+    for path in removed:
+        say(f"deleted {path}")
+    for path in kept:
+        say(f"{path} stays: it was there before it was pulled")
+    return 0
+
+
+def _agreed(paths: list[Path]) -> bool:
+    if not paths:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("rm asks before it deletes, and there is no terminal", hint="give --yes")
+    for path in paths:
+        say(str(path))
+    print(f"Delete {len(paths)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns side by side; Chinese characters are two wide."""
+    from rich.cells import cell_len
+
+    widths: dict[int, int] = {}
+    for row in rows:
+        for i, text in enumerate(row[:-1]):
+            widths[i] = max(widths.get(i, 0), cell_len(text))
+    return [
+        "  ".join(text + " " * (widths.get(i, 0) - cell_len(text)) for i, text in enumerate(row))
+        for row in rows
+    ]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

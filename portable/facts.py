@@ -1,0 +1,66 @@
+"""What there is to know about one GGUF file from its head; judges nothing, reads no weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from convert.quants import QUANTS
+from portable import gguf
+
+_FILE_TYPES = {quant.ftype: quant.name for quant in QUANTS.values()}
+
+
+def of(path: Path) -> dict[str, Any]:
+    """Architecture, parameters, quant, size in bytes, context in tokens, and so on.
+
+    What the file does not say is None. Raises ModelFileError, and OSError as it comes.
+    """
+    heads = [gguf.read(shard) for shard in gguf.shards(path)]
+    keys = heads[0].keys
+    architecture = keys.get("general.architecture")
+    return {
+        "architecture": architecture,
+        "parameters": sum(head.parameters for head in heads),
+        "quant": keys.get("portable.quantization") or _quant(keys, path),
+        "size": gguf.size(path),
+        "context": keys.get(f"{architecture}.context_length"),
+        "cache_bytes_per_token": _cache_bytes(keys, f"{architecture}."),
+        "pre_tokenizer": keys.get("tokenizer.ggml.pre"),
+        "template": template(keys.get("tokenizer.chat_template")),
+        "licence": keys.get("general.license"),
+        "tensors_sha256": keys.get("portable.tensors.sha256"),
+    }
+
+
+def template(text: Any) -> dict[str, bool] | None:
+    """What a chat template has a place for, as far as its text tells; None for no template."""
+    if not isinstance(text, str) or not text:
+        return None
+    return {
+        "system": bool(re.search(r"""["']system["']|system_message|system_prompt""", text)),
+        "tools": bool(re.search(r"\btools\b", text)),
+        "thinking": "enable_thinking" in text or "<think>" in text,
+    }
+
+
+def _quant(keys: dict[str, Any], path: Path) -> str | None:
+    return _FILE_TYPES.get(keys.get("general.file_type", -1)) or gguf.quant_of(path.name)
+
+
+def _cache_bytes(keys: dict[str, Any], prefix: str) -> int | None:
+    """Of an f16 KV cache; None where layers differ, or keep something else."""
+
+    def number(name: str) -> int | None:
+        value = keys.get(prefix + name)
+        return value if type(value) is int else None
+
+    layers, heads = number("block_count"), number("attention.head_count")
+    groups = number("attention.head_count_kv") or heads
+    width = number("embedding_length")
+    if not (layers and heads and groups and width):
+        return None
+    key = number("attention.key_length") or width // heads
+    value = number("attention.value_length") or width // heads
+    return 2 * layers * groups * (key + value)
