@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from portable.engine.config import EngineConfig, FlashAttention
+from portable.engine.config import EngineConfig, FlashAttention, KvType
 from portable.errors import UsageError
 
 
@@ -67,6 +67,12 @@ class Running:
     flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = _ENGINE[
         "flash_attention"
     ]
+    kv_type: Annotated[
+        KvType, typer.Option(help="KV cache: f16, q8_0 or q4_0 (less memory, less exact).")
+    ] = _ENGINE["kv_type"]
+    speculate: Annotated[
+        bool, typer.Option(help="Guess repetitions ahead; pays for edits and quotes.")
+    ] = _ENGINE["speculate"]
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"
     ]

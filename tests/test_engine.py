@@ -309,14 +309,22 @@ def test_prompts_that_cannot_be_answered_are_refused() -> None:
     cells=st.integers(90, 300),
     cancelled=st.sets(st.integers(0, 11), max_size=4),
     when=st.integers(0, 30),
+    speculate=st.booleans(),
 )
 def test_any_mix_comes_to_its_end_with_the_right_answers(
-    prompts: list[str], slots: int, step: int, cells: int, cancelled: set[int], when: int
+    prompts: list[str],
+    slots: int,
+    step: int,
+    cells: int,
+    cancelled: set[int],
+    when: int,
+    speculate: bool,
 ) -> None:
     engine = make_engine(
         FakeBackend(cells=cells),
         slots=slots,
         step_tokens=step,
+        speculate=speculate,
     )
     answers: dict[str, str] = {}
     for i, prompt in enumerate(prompts):

@@ -11,6 +11,7 @@ import pytest
 from portable.engine.config import EngineConfig, parse_gpu_layers
 from portable.engine.engine import Engine
 from portable.engine.llama import Llama
+from portable.engine.native import lib
 from portable.engine.offload import Device, check_memory, plan
 from portable.engine.sequence import SamplingParams
 from portable.engine.service import Service
@@ -78,6 +79,21 @@ def test_a_prompts_chunks_do_not_change_the_answer(smollm2: Path) -> None:
         texts.add(text)
         llama.close()
     assert len(texts) == 1
+
+
+def test_a_smaller_kv_cache(smollm2: Path) -> None:
+    sizes, said = {}, {}
+    for kind in ("f16", "q8_0", "q4_0"):
+        config = EngineConfig(smollm2, context=512, kv_type=kind, flash_attention="on")
+        service = Service(config, streams := Streams())
+        service.streams = streams  # type: ignore[attr-defined]
+        said[kind] = answer(service, FRUITS)
+        sizes[kind] = lib.llama_state_seq_get_size(service._llama._context, 0)
+        service.close()
+    assert 0.45 < sizes["q8_0"] / sizes["f16"] < 0.6 and 0.2 < sizes["q4_0"] / sizes["f16"] < 0.4
+    assert all("apple" in text.lower() for text in said.values())
+    with pytest.raises(UsageError, match="flash attention"):
+        EngineConfig(smollm2, kv_type="q8_0", flash_attention="off")
 
 
 def llama_config(model: Path, step: int) -> EngineConfig:

@@ -172,6 +172,8 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         threads=running.threads,
         gpu_layers=parse_gpu_layers(running.gpu_layers),
         flash_attention=running.flash_attention,
+        kv_type=running.kv_type,
+        speculate=running.speculate,
         mmap=running.mmap,
     )
 

@@ -83,7 +83,7 @@ class Backend(Protocol):
         """Whether the token ends the answer."""
 
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
-        """Run one batch. Returns logits of shape (slices that want logits, n_vocab).
+        """Run one batch. Returns logits of shape (rows of all slices, n_vocab).
 
         The array is a view that the next call overwrites. Raises CacheFull, Aborted, EngineError.
         """

@@ -10,6 +10,7 @@ from portable.errors import UsageError
 
 GpuLayers = int | Literal["auto", "all"]
 FlashAttention = Literal["auto", "on", "off"]
+KvType = Literal["f16", "q8_0", "q4_0"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class EngineConfig:
     model's trained length and `default_context`. `slots` requests decode together. A step reads at
     most `step_tokens` tokens, and while somebody is being answered as many as fit `step_seconds`,
     so that a long prompt does not stall running streams. `threads` 0 is one per physical core.
+    A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
+    `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
 
     Raises UsageError for a value out of range.
     """
@@ -33,7 +36,9 @@ class EngineConfig:
     threads: int = 0
     gpu_layers: GpuLayers = "auto"
     flash_attention: FlashAttention = "auto"
+    kv_type: KvType = "f16"
     prefix_cache: bool = True
+    speculate: bool = False
     mmap: bool = True
 
     default_context = 8192
@@ -45,6 +50,11 @@ class EngineConfig:
         _within("step seconds", self.step_seconds, 0.001, 60)
         _within("queue", self.queue, 1, 4096)
         _within("threads", self.threads, 0, 512)
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise UsageError(
+                f"a KV cache of {self.kv_type} needs flash attention",
+                hint="leave --flash-attention out",
+            )
         if isinstance(self.gpu_layers, int):
             _within("gpu layers", self.gpu_layers, 0, 1024)
         elif self.gpu_layers not in ("auto", "all"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from portable.engine.prefix import Copy, Move
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
+from portable.engine.speculate import MAX_DRAFT, Costs, Lookup, draft_length
 from portable.engine.text import TextStream
 from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest, PortableError
 
@@ -27,6 +28,7 @@ class Request:
     sequence: Sequence
     sampler: Sampler
     text: TextStream
+    lookup: Lookup | None
     queued_at: float
     started_at: float = 0.0
     first_at: float = 0.0
@@ -41,6 +43,7 @@ class Engine:
     clock: Callable[[], float] = time.perf_counter
     scheduler: Scheduler = field(init=False)
     pace: Pace = field(init=False)
+    costs: Costs = field(default_factory=Costs)
     steps: int = 0
     _in_flight: list[Slice] = field(default_factory=list)
     _requests: dict[str, Request] = field(default_factory=dict)
@@ -68,8 +71,13 @@ class Engine:
         check_prompt(tokens, self.backend)
         check_bias(params.logit_bias, self.backend.vocabulary)
         sequence = Sequence(id, list(tokens), params)
+        guessing = self.config.speculate and self.backend.can_keep_part
         self._requests[id] = Request(
-            sequence, Sampler(params, tokens, constraint), TextStream(params.stop), self.clock()
+            sequence,
+            Sampler(params, tokens, constraint),
+            TextStream(params.stop),
+            Lookup() if guessing else None,
+            self.clock(),
         )
         self.scheduler.add(sequence)
 
@@ -80,6 +88,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
+        self._propose_drafts()
         plan = self.scheduler.schedule(self.pace.budget)
         self._carry_out(plan.moves)
         if not plan.slices:
@@ -90,10 +99,11 @@ class Engine:
             return []
         self.steps += 1
         self.scheduler.commit(plan.slices)
-        answering = [part.sequence for part in plan.slices if part.wants_logits]
-        return [
-            self._sample(sequence, row) for sequence, row in zip(answering, logits, strict=True)
-        ]
+        deltas, at = [], 0
+        for part, rows in [(part, part.rows) for part in plan.slices if part.rows]:
+            deltas.append(self._verify(part, logits[at : at + rows]))
+            at += rows
+        return deltas
 
     def fail(self, error: PortableError) -> list[Delta]:
         """The backend broke: end every request with this error."""
@@ -104,7 +114,7 @@ class Engine:
 
         The others in the batch lose a step's time, nothing else: it is planned again.
         """
-        counts = {part.sequence.id: part.count for part in self._in_flight}
+        counts = {part.sequence.id: part.size for part in self._in_flight}
         if 2 * counts.get(id, 0) > sum(counts.values()) > 1:
             self.backend.abort()
 
@@ -126,8 +136,7 @@ class Engine:
         started = self.clock()
         try:
             logits = self.backend.decode(plan.slices)
-            answering, reading = plan.rows
-            self.pace.learn(answering, reading, self.clock() - started)
+            self._learn(plan, self.clock() - started)
             return logits
         except Aborted:
             self._roll_back(plan.slices)
@@ -140,12 +149,63 @@ class Engine:
             self._in_flight = []
         return None
 
+    def _learn(self, plan: Plan, seconds: float) -> None:
+        """What this step cost, for the choice of the next ones' sizes."""
+        if plan.reading or plan.size == plan.answering:
+            self.pace.learn(plan.answering, plan.reading, seconds)
+        if not plan.reading:
+            self.costs.learn(plan.size, seconds)
+
+    def _propose_drafts(self) -> None:
+        """Guess on for those who answer, where it promises more tokens a second."""
+        scheduler = self.scheduler
+        answering = [s for s in scheduler.running if s.pending == 1]
+        # A step that reads a prompt has enough to do.
+        alone = len(answering) == len(scheduler.running) and not scheduler.waiting
+        rows = len(answering)
+        for sequence in answering:
+            sequence.draft = ()
+            lookup = self._requests[sequence.id].lookup
+            if lookup is None:
+                continue
+            guess = lookup.propose(sequence.tokens, min(MAX_DRAFT, self._room(sequence)))
+            most = min(len(guess), self.config.step_tokens - rows) if alone else 0
+            count = draft_length(lookup.hit_rate, rows, most, self.costs)
+            sequence.draft = tuple(guess[:count])
+            rows += count
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that may still follow the next one."""
+        left = self.backend.context - len(sequence.tokens)
+        if sequence.params.max_tokens is not None:
+            left = min(left, sequence.params.max_tokens - sequence.n_output)
+        return max(0, left - 1)
+
     def _roll_back(self, slices: list[Slice]) -> None:
         for part in slices:
             if self.backend.can_keep_part:
                 self.backend.keep(part.sequence.slot, part.sequence.cached)
             else:
                 self.scheduler.rewind(part.sequence)
+
+    def _verify(self, part: Slice, logits: npt.NDArray[np.float32]) -> Delta:
+        """The next token of one sequence, and those of its draft that it would have drawn."""
+        sequence, request = part.sequence, self._requests[part.sequence.id]
+        sequence.drafted += len(part.draft)
+        texts = []
+        for at, row in enumerate(logits):
+            delta = self._sample(sequence, row)
+            texts.append(delta.text)
+            if delta.finish_reason:
+                return replace(delta, text="".join(texts))
+            lookup = request.lookup
+            if lookup is None or not lookup.confirms(part.draft[at:], sequence.tokens[-1]):
+                break
+            sequence.cached += 1
+            sequence.accepted += 1
+        if part.draft:
+            self.scheduler.trim(sequence)
+        return Delta(sequence.id, "".join(texts))
 
     def _sample(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> Delta:
         """The next token of one sequence, and the text that it brings."""
@@ -191,6 +251,8 @@ class Engine:
             prompt_tokens=sequence.n_prompt,
             cached_tokens=sequence.reused,
             completion_tokens=sequence.n_output,
+            drafted_tokens=sequence.drafted,
+            accepted_tokens=sequence.accepted,
             queue_seconds=started - request.queued_at,
             prompt_seconds=first - started,
             decode_seconds=now - first,

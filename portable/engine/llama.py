@@ -37,6 +37,10 @@ _SAMPLING_KEYS = {
 }
 
 
+# ggml_type, and bits of a value.
+_KV_TYPES = {"f16": (1, 16), "q8_0": (8, 8.5), "q4_0": (2, 4.5)}
+
+
 class Llama(Vocabulary):
     """A GGUF file, loaded, with one unified KV cache. Implements `Backend`.
 
@@ -172,7 +176,7 @@ class Llama(Vocabulary):
         context = config.context or min(trained, config.default_context)
         if not self.offload.layers:
             size = gguf.size(config.model)
-            check_memory(size, self._cache_bytes(context), self._available)
+            check_memory(size, self._cache_bytes(context, config), self._available)
         params = lib.llama_context_default_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
@@ -184,6 +188,7 @@ class Llama(Vocabulary):
         params.op_offload = params.offload_kqv = bool(self.offload.layers)
         params.flash_attn_type = self._flash_attention(config)
         params.cb_eval = self._watch
+        params.type_k = params.type_v = _KV_TYPES[config.kv_type][0]
         self._set_abort(params)
         made = lib.llama_init_from_model(self._model, params)
         if not made:
@@ -204,20 +209,22 @@ class Llama(Vocabulary):
     def _flash_attention(self, config: EngineConfig) -> int:
         # On the CPU it makes greedy text depend on how a prompt was cut into chunks, so that the
         # same request could answer differently the second time, when its prefix is cached.
+        if config.kv_type != "f16":
+            return 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED: without it the values stay f16
         wanted = config.flash_attention
         if wanted == "auto":
             return -1 if self.offload.layers else 0  # LLAMA_FLASH_ATTN_TYPE_AUTO
         return int(wanted == "on")
 
-    def _cache_bytes(self, context: int) -> int:
-        """Size of an f16 KV cache, by the model's own head sizes."""
+    def _cache_bytes(self, context: int, config: EngineConfig) -> int:
+        """Size of the KV cache, by the model's own head sizes."""
         arch = self.metadata("general.architecture")
         heads = lib.llama_model_n_head(self._model) or 1
         default = lib.llama_model_n_embd(self._model) // heads
         key = int(self.metadata(f"{arch}.attention.key_length") or default)
         value = int(self.metadata(f"{arch}.attention.value_length") or default)
         groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
-        return int(2 * context * groups * (key + value))
+        return int(context * groups * (key + value) * _KV_TYPES[config.kv_type][1] / 8)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:  # a bad sequence id aborts the process
@@ -250,11 +257,11 @@ class _Batch:
         """Lay the slices end to end; returns how many rows of logits they ask for."""
         end = rows = 0
         for part in slices:
-            begin, end = end, end + part.count
+            begin, end = end, end + part.size
             if end > len(self.token):  # more than n_batch aborts the process
                 raise EngineError(f"a step of more than {len(self.token)} tokens")
             self.token[begin:end] = part.tokens
-            self.pos[begin:end] = np.arange(part.start, part.start + part.count)
+            self.pos[begin:end] = np.arange(part.start, part.start + part.size)
             self.slot[begin:end] = part.sequence.slot
             self.logits[begin:end] = 0
             self.logits[end - part.rows : end] = 1

@@ -114,9 +114,9 @@ class PrefixCache:
         self._touch(held)
         return [] if keep and self.reuse else self._shorten(held, 0)
 
-    def empty(self, slot: int) -> list[Move]:
-        """Forget all that a slot holds; whoever uses it goes on using it."""
-        return self._shorten(self.slots[slot], 0)
+    def shorten(self, slot: int, count: int) -> list[Move]:
+        """Forget what a slot holds beyond `count` tokens; whoever uses it goes on using it."""
+        return self._shorten(self.slots[slot], count)
 
     def within_reach(self, spare: Slot | None = None) -> int:
         """Cells that would be free if all idle slots but `spare` were dropped."""

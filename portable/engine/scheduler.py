@@ -21,10 +21,19 @@ class Plan:
     slices: list[Slice]
 
     @property
-    def rows(self) -> tuple[int, int]:
-        """Sequences that are being answered, and prompt tokens that are read."""
-        answering = sum(part.count == 1 for part in self.slices)
-        return answering, sum(part.count for part in self.slices) - answering
+    def answering(self) -> int:
+        """Sequences that get their next token."""
+        return sum(part.count == 1 for part in self.slices)
+
+    @property
+    def reading(self) -> int:
+        """Prompt tokens."""
+        return sum(part.count for part in self.slices if part.count > 1)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all kinds, drafts included."""
+        return sum(part.size for part in self.slices)
 
 
 class Scheduler:
@@ -84,9 +93,13 @@ class Scheduler:
         self._relieving = not moves
         return bool(moves) or self.preempt_newest()
 
+    def trim(self, sequence: Sequence) -> None:
+        """What lies in the cache behind the sequence's own tokens was a wrong guess."""
+        self._moves += self.prefix.shorten(sequence.slot, sequence.cached)
+
     def rewind(self, sequence: Sequence) -> None:
         """Nothing of this sequence is in the cache any more: it is read again from its start."""
-        self._moves += self.prefix.empty(sequence.slot)
+        self._moves += self.prefix.shorten(sequence.slot, 0)
         sequence.cached = 0
 
     def preempt_newest(self) -> bool:
@@ -131,11 +144,18 @@ class Scheduler:
         )
 
     def _decodes(self) -> list[Slice]:
-        """One token for each sequence that answers; the newest steps back when cells run out."""
+        """One token and the draft of each sequence that answers.
+
+        When cells run out the drafts go first, then the newest sequence steps back.
+        """
+        answering = [s for s in self.running if s.pending == 1]
+        if self.prefix.free_cells < sum(1 + len(s.draft) for s in answering):
+            for sequence in answering:
+                sequence.draft = ()
         while not self._make_room(sum(s.pending == 1 for s in self.running)):
             if not self.preempt_newest():
                 break
-        return [Slice(s, s.cached, 1) for s in self.running if s.pending == 1]
+        return [Slice(s, s.cached, 1, s.draft) for s in self.running if s.pending == 1]
 
     def _prompts(self, slices: list[Slice], budget: int) -> None:
         """Add prompt chunks within `budget` tokens and the free cells.
@@ -146,7 +166,7 @@ class Scheduler:
         reading = [s for s in self.running if s.pending > 1]
         if not reading:
             return
-        taken = len(slices)
+        taken = sum(part.size for part in slices)
         budget = min(budget, sum(s.pending for s in reading))
         self._make_room(taken + budget)
         left = min(budget, self.prefix.free_cells - taken)

@@ -58,6 +58,7 @@ class Sequence:
     """A prompt, its answer so far, and how much of both lies in the KV cache.
 
     `tokens` is prompt plus answer; its first `cached` entries are decoded and hold cells in `slot`.
+    `draft` is a guess at what follows them; of all `drafted` tokens so many were `accepted`.
     """
 
     id: str
@@ -67,6 +68,9 @@ class Sequence:
     slot: int = -1
     cached: int = 0
     reused: int = 0
+    draft: tuple[int, ...] = ()
+    drafted: int = 0
+    accepted: int = 0
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)
@@ -87,25 +91,26 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """`count` tokens of one sequence from position `start`, for the next decode."""
+    """`count` tokens of one sequence from position `start`, and a draft of what follows them."""
 
     sequence: Sequence
     start: int
     count: int
+    draft: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> list[int]:
-        return self.sequence.tokens[self.start : self.start + self.count]
+        return self.sequence.tokens[self.start : self.start + self.count] + list(self.draft)
 
     @property
-    def wants_logits(self) -> bool:
-        """Only the slice that reaches the sequence's end says what comes next."""
-        return self.start + self.count == len(self.sequence.tokens)
+    def size(self) -> int:
+        return self.count + len(self.draft)
 
     @property
     def rows(self) -> int:
-        """How many of its last tokens' logits are wanted."""
-        return int(self.wants_logits)
+        """Logits wanted: the sequence's last token says what comes next, and each of the draft."""
+        reaches_end = self.start + self.count == len(self.sequence.tokens)
+        return 1 + len(self.draft) if reaches_end else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     queue_seconds: float = 0.0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0

@@ -92,4 +92,6 @@ def timings(used: Usage | None) -> dict[str, Any]:
         "decode_seconds": round(used.decode_seconds, 4),
         "prompt_per_second": round(used.prompt_rate, 2),
         "predicted_per_second": round(used.decode_rate, 2),
+        "draft_n": used.drafted_tokens,
+        "draft_n_accepted": used.accepted_tokens,
     }
