@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from convert.options import Options
-from convert.quants import DEFAULT_QUANT, default_output_name, quant_name, quant_names
+from convert.quants import ADAPTER_TYPE, DEFAULT_QUANT, default_output_name, quant_name, quant_names
 from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert.pipeline import convert, convert_adapter
 
 __all__ = [
+    "ADAPTER_TYPE",
     "DEFAULT_QUANT",
     "Converted",
     "Options",

@@ -16,13 +16,12 @@ from convert.gguf_file import Info
 from convert.merge import EMBEDDING, HEAD, WRONG, mismatch
 from convert.part import Floats, Integers, Part
 from convert.plan import FilePlan, file_order
-from convert.quants import QUANTS, TYPES
+from convert.quants import ADAPTER_TYPE, QUANTS, TYPES
 from convert.stream import Job
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
 
-DEFAULT_TYPE = "F32"  # llama.cpp's converter too takes it unless told otherwise
 TOKEN_EMBEDDING = "token_embd.weight"
-STORED_AS = (DEFAULT_TYPE, "F16", "BF16")
+STORED_AS = (ADAPTER_TYPE, "F16", "BF16")
 MERGE = "use --merge, which writes the whole trained model"
 
 

@@ -13,12 +13,12 @@ from convert import metadata, writer
 from convert.adapter import Adapter
 from convert.checkpoint import Checkpoint
 from convert.gguf_file import padded
-from convert.lora import DEFAULT_TYPE as ADAPTER_TYPE
 from convert.lora import AdapterPlan
 from convert.merge import Merged
 from convert.options import Options
 from convert.plan import FilePlan, Plan
 from convert.quantize import prepare
+from convert.quants import ADAPTER_TYPE
 from convert.report import Converted, Progress
 from convert.stream import chunks
 

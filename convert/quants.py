@@ -112,6 +112,7 @@ QUANTS = {
 
 # Small enough for a laptop, and still close to the original.
 DEFAULT_QUANT = "Q4_K_M"
+ADAPTER_TYPE = "F32"  # as llama.cpp's converter of adapters, unless told otherwise
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP32": "F32", "FP16": "F16"}
 
 

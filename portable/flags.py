@@ -76,6 +76,9 @@ class Running:
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"
     ]
+    adapter: Annotated[
+        Path | None, typer.Option(help="LoRA adapter, as `portable convert` writes it.")
+    ] = _ENGINE["adapter"]
 
 
 @dataclass(frozen=True)

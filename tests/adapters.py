@@ -20,6 +20,7 @@ ADAPTERS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "mistral-head": ("mistral", ("o_proj", "lm_head"), {}),
     "mistral-embedding": ("mistral", ("embed_tokens", "q_proj"), {}),
     "bert": ("bert", ("query", "value"), {}),
+    "qwen3-moe": ("qwen3-moe", LINEAR, {"r": 4}),
 }
 
 

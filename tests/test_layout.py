@@ -37,6 +37,7 @@ LAYERS = {
 }
 NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
 THROUGH_THE_DOOR = {
+    "portable/engine/adapter.py",
     "portable/engine/llama.py",
     "portable/engine/vocabulary.py",
     "portable/measure/tensors.py",

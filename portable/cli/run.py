@@ -175,6 +175,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         kv_type=running.kv_type,
         speculate=running.speculate,
         mmap=running.mmap,
+        adapter=running.adapter,
     )
 
 

@@ -39,15 +39,16 @@ class ModelInfo:
     threads: int
     load_seconds: float
     sampling: dict[str, float]
+    adapter: str = ""
 
     @property
     def placement(self) -> str:
         """What ran where, in one line."""
         where = ", ".join(self.devices) if self.offloaded else "CPU"
         layers = f"{self.offloaded}/{self.layers} layers on {where}"
-        return (
-            layers if self.offloaded else f"all {self.layers} layers on CPU, {self.threads} threads"
-        )
+        if not self.offloaded:
+            layers = f"all {self.layers} layers on CPU, {self.threads} threads"
+        return layers + (f", with the adapter {self.adapter}" if self.adapter else "")
 
 
 @dataclass(frozen=True, slots=True)

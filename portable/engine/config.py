@@ -23,6 +23,7 @@ class EngineConfig:
     so that a long prompt does not stall running streams. `threads` 0 is one per physical core.
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
     `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
+    An `adapter` is a LoRA as a GGUF file, for every request.
 
     Raises UsageError for a value out of range.
     """
@@ -40,6 +41,7 @@ class EngineConfig:
     prefix_cache: bool = True
     speculate: bool = False
     mmap: bool = True
+    adapter: Path | None = None
 
     default_context = 8192
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import psutil
 
 from portable import gguf
+from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.machine import check_file, default_threads
@@ -52,7 +53,8 @@ class Llama(Vocabulary):
         self, config: EngineConfig, loading: Loading | None = None, watch: Any = None
     ) -> None:
         started = time.perf_counter()
-        check_file(config.model)
+        for file in filter(None, (config.model, config.adapter)):
+            check_file(file)
         start()
         self.devices, backends = list_devices()
         self.offload = plan(
@@ -61,6 +63,8 @@ class Llama(Vocabulary):
         self.threads = config.threads or default_threads()
         self._stop = contextlib.ExitStack()
         super().__init__(self._load_model(config, loading))
+        self._adapter = self._load_adapter(config)
+        self._adapter_name = config.adapter.name if config.adapter else ""
         self._abort_flag = ctypes.create_string_buffer(2)
         self._watch = watch or lib.ggml_backend_sched_eval_callback()
         self._context = self._make_context(config)
@@ -134,6 +138,7 @@ class Llama(Vocabulary):
             threads=self.threads,
             load_seconds=self.load_seconds,
             sampling=dict(self._sampling()),
+            adapter=self._adapter_name,
         )
 
     def _sampling(self) -> Iterator[tuple[str, float]]:
@@ -156,7 +161,7 @@ class Llama(Vocabulary):
     def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
         self._available = psutil.virtual_memory().available
         if not self.offload.layers:
-            check_memory(gguf.size(config.model), 0, self._available)
+            check_memory(_size(config), 0, self._available)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
@@ -171,12 +176,18 @@ class Llama(Vocabulary):
         self._stop.callback(lib.llama_model_free, model)
         return model
 
+    def _load_adapter(self, config: EngineConfig) -> Any:
+        if not config.adapter:
+            return None
+        experts = self.metadata(f"{self.metadata('general.architecture')}.expert_count")
+        check_adapter(config.adapter, config.model, int(experts or 0))
+        return load_adapter(self._model, config.adapter)
+
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
         trained = lib.llama_model_n_ctx_train(self._model)
         context = config.context or min(trained, config.default_context)
         if not self.offload.layers:
-            size = gguf.size(config.model)
-            check_memory(size, self._cache_bytes(context, config), self._available)
+            check_memory(_size(config), self._cache_bytes(context, config), self._available)
         params = lib.llama_context_default_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
@@ -197,6 +208,10 @@ class Llama(Vocabulary):
                 hint=last_words() or "try a smaller --context",
             )
         self._stop.callback(lib.llama_free, made)
+        if self._adapter:
+            adapters = (lib.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+            if lib.llama_set_adapters_lora(made, adapters, 1, (ctypes.c_float * 1)(1.0)):
+                raise EngineError("llama.cpp could not set the adapter", hint=last_words())
         return made
 
     def _set_abort(self, params: lib.llama_context_params) -> None:
@@ -229,6 +244,12 @@ class Llama(Vocabulary):
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:  # a bad sequence id aborts the process
             raise EngineError(f"slot {slot} does not exist")
+
+
+def _size(config: EngineConfig) -> int:
+    """Bytes of the model and its adapter."""
+    adapter = config.adapter.stat().st_size if config.adapter else 0
+    return gguf.size(config.model) + adapter
 
 
 class _Batch:

@@ -97,6 +97,11 @@ def folder(path: Path, wish: Wish) -> Model:
     if files:
         names = ", ".join(f.name for f in files[:8])
         raise UsageError(f"{path} holds {len(files)} GGUF files", hint=f"name one of: {names}")
+    if (path / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{path} holds a LoRA adapter",
+            hint=f"portable convert {path}, then run its base with --adapter and that file",
+        )
     raise CheckpointError(
         f"{path} has no config.json and no .gguf file",
         hint="give the folder of a checkpoint, with config.json, tokenizer and safetensors files",

@@ -138,6 +138,8 @@ def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
     assert listing, "found on a hub"
     if not any(f.path == "config.json" for f in listing.files):
         what = "GGUF files: run it as it is" if listing.ggufs else "no config.json"
+        if any(f.path == "adapter_config.json" for f in listing.files):
+            what = "a LoRA adapter: download it, and convert its folder"
         raise UsageError(f"{repo} on {source.title} is no checkpoint, it has {what}")
     if not any(f.path.endswith(".safetensors") for f in listing.files):
         pickles = [f.path for f in listing.files if f.path.endswith((".bin", ".pth", ".pt"))]

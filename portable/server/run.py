@@ -32,7 +32,8 @@ def serve(engine: EngineConfig, config: ServerConfig, say: Callable[[str], None]
 
     Raises UsageError, PortInUse or ModelFileError before anything is loaded.
     """
-    check_file(engine.model)
+    for file in filter(None, (engine.model, engine.adapter)):
+        check_file(file)
     sockets = ports.listen(config, say)
     server = _Server(engine, config)
     server.run(sockets)
