@@ -20,6 +20,9 @@ ADAPTERS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "mistral-head": ("mistral", ("o_proj", "lm_head"), {}),
     "mistral-embedding": ("mistral", ("embed_tokens", "q_proj"), {}),
     "bert": ("bert", ("query", "value"), {}),
+    "phi3": ("phi3", ("qkv_proj", "gate_up_proj", "down_proj"), {}),
+    "internlm2": ("internlm2", ("wqkv", "wo", "w1", "w2", "w3"), {}),
+    "gemma3": ("gemma3", LINEAR, {}),
     "qwen3-moe": ("qwen3-moe", LINEAR, {"r": 4}),
 }
 

@@ -43,6 +43,9 @@ def base_of(family: str, folder: Path) -> tuple[Path, Path]:
         ("llama", LINEAR),
         ("mistral", ("embed_tokens", "lm_head", "q_proj")),
         ("qwen3_moe", LINEAR),
+        ("phi3", ("qkv_proj", "gate_up_proj")),
+        ("internlm2", ("wqkv", "w1")),
+        ("baichuan", ("W_pack", "down_proj")),
     ],
 )
 def test_it_answers_as_the_merged_model_does(
