@@ -13,7 +13,7 @@ from convert import metadata, writer
 from convert.adapter import Adapter
 from convert.checkpoint import Checkpoint
 from convert.gguf_file import padded
-from convert.lora import AdapterPlan
+from convert.lora import MERGE, AdapterPlan
 from convert.merge import Merged
 from convert.options import Options
 from convert.plan import FilePlan, Plan
@@ -21,6 +21,7 @@ from convert.quantize import prepare
 from convert.quants import ADAPTER_TYPE
 from convert.report import Converted, Progress
 from convert.stream import chunks
+from portable.errors import UsageError
 
 Report = Callable[[Progress], None]
 
@@ -67,6 +68,8 @@ def convert_adapter(
     """
     started = time.monotonic()
     options = options or Options(quant=ADAPTER_TYPE)
+    if options.imatrix:
+        raise UsageError("an adapter takes no importance matrix", hint=MERGE, param="imatrix")
     source, output = Path(source), Path(output)
     writer.check_output(output, source)
     with closing(Adapter(source)) as adapter:

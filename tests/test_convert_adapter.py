@@ -265,6 +265,9 @@ def test_an_adapter_is_not_quantized(base: Path, tmp_path: Path) -> None:
     adapter = lora(tmp_path / "adapter", base, LINEAR)
     with pytest.raises(UsageError, match="--merge"):
         convert_adapter(adapter, base, tmp_path / "out.gguf", Options(quant="Q8_0"))
+    with pytest.raises(UsageError, match="importance matrix"):
+        options = Options(quant="F16", imatrix=tmp_path / "imatrix.gguf")
+        convert_adapter(adapter, base, tmp_path / "out.gguf", options)
     done = convert_adapter(adapter, base, tmp_path / "out.gguf", Options(quant="BF16"))
     assert {t.type for t in Gguf(done.path).tensors.values()} == {"BF16"}
 
