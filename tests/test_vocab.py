@@ -13,6 +13,8 @@ import pytest
 import tokenizers
 from checkpoints import minilm, smollm2, tiny
 from ggufs import Gguf
+from tiny_families import TINY
+from tiny_spm import STYLES
 from tiny_tokenizers import LLAMA3_SPLIT, PROBE, QWEN_SPLIT
 
 from convert import Options, convert
@@ -50,9 +52,17 @@ def edit(folder: Path, name: str, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral"])
-def test_tiny_tokenizers_agree(family: str, tmp_path: Path) -> None:
-    folder = tiny(tmp_path / "model", family)
+WITH_TOKENIZER_JSON = [
+    family
+    for family, decoder in TINY.items()
+    if decoder.splitter not in STYLES or STYLES[decoder.splitter].tokenizer_json
+]
+
+
+@pytest.mark.parametrize("spm", [True, False], ids=["model", "json"])
+@pytest.mark.parametrize("family", WITH_TOKENIZER_JSON)
+def test_tiny_tokenizers_agree(family: str, spm: bool, tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", family, spm=spm)
     path = convert(folder, tmp_path / "out.gguf").path
     # Emoji and Arabic are bytes here; every splitter has its own opinion of the digits and spaces.
     for text in (PROBE, "Hello  the\n\n  in 123", "<|im_start|>user\n中我<|im_end|>"):

@@ -42,6 +42,7 @@ class Style:
     settings: dict[str, Any] = field(default_factory=dict)
     prefix: bool = True
     tokenizer_json: bool = True
+    pairs: list[str] = field(default_factory=lambda: PAIRS)
 
     @property
     def pieces(self) -> list[tuple[str, int]]:
@@ -63,14 +64,16 @@ STYLES = {
     "gemma": Style(
         [
             *(("<pad>", 3), ("<eos>", 3), ("<bos>", 3), ("<unk>", 2)),
-            *((piece, 4) for piece in (*TURNS, "\n", "\n\n", "▁▁")),
+            *((piece, 4) for piece in (*TURNS, "\n", "\n\n", "▁▁", "▁▁▁▁")),
         ],
-        GEMMA_NAMED | {"\n": False, "\n\n": False, "▁▁": False},
+        GEMMA_NAMED | {"\n": False, "\n\n": False, "▁▁": False, "▁▁▁▁": False},
         settings={
             **{"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"},
             **{"pad_token": "<pad>", "tokenizer_class": "GemmaTokenizer"},
         },
         prefix=False,
+        # User-defined pieces are merged before all others.
+        pairs=list(dict.fromkeys(["\n \n", "▁ ▁", "▁▁ ▁▁", *PAIRS])),
     ),
     "phi3": Style(
         LLAMA,
@@ -153,7 +156,7 @@ def _tokenizer_json(
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": vocab,
-            "merges": [pair for pair in PAIRS if pair.replace(" ", "") in vocab],
+            "merges": [pair for pair in style.pairs if pair.replace(" ", "") in vocab],
         },
     }
 
