@@ -61,7 +61,7 @@ class Reader:
         for start in range(0, len(tokens), BLOCK):
             end = min(start + BLOCK, len(tokens))
             wanted = max(0, end - max(start, first))
-            rows = self._llama.decode([Passage(sequence, start, end - start, wanted)])
+            rows = self._llama.decode([Passage(sequence, start, end - start, wanted=wanted)])
             if wanted:
                 yield rows
 
