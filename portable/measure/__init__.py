@@ -1,7 +1,7 @@
 """What a model does to a text: importance matrix, perplexity, divergence."""
 
 from portable.measure.chunks import read_text
-from portable.measure.evaluate import evaluate
 from portable.measure.imatrix import make_imatrix
+from portable.measure.perplexity import evaluate
 
 __all__ = ["evaluate", "make_imatrix", "read_text"]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import psutil
 
 from convert.report import Divergence, Estimate, Evaluation
+from portable import gguf
 from portable.engine.offload import check_memory
 from portable.errors import NonFiniteLogits, NotEnoughMemory, UsageError
 from portable.measure.chunks import Report, silent
@@ -50,7 +51,7 @@ def evaluate(
         parts = readers[0].chunks(text, context, chunks)
         if base is not None:
             try:
-                sizes = model.stat().st_size + base.stat().st_size
+                sizes = gguf.size(model) + gguf.size(base)
                 check_memory(sizes, 2 * readers[0].buffers, available)
                 readers.append(Reader(base, context))
                 stack.callback(readers[1].close)
