@@ -21,6 +21,8 @@ SCALARS = {
     "uint64": (10, "<Q"),
 }
 STRING, ARRAY = 8, 9
+# The key that holds the SHA-256 of everything after the head.
+CHECKSUM = "portable.tensors.sha256"
 
 # A key's kind and value: a name of SCALARS, "string", or one of them in the plural for a list.
 KeyValues = dict[str, tuple[str, Any]]

@@ -13,7 +13,7 @@ import gguf
 from convert.arch.table import Family
 from convert.checkpoint import Checkpoint
 from convert.config import Config, is_number
-from convert.gguf_file import Info, KeyValues, storable
+from convert.gguf_file import CHECKSUM, Info, KeyValues, storable
 from convert.quants import Quant
 from convert.vocab import Vocab
 from portable.errors import CheckpointError
@@ -118,7 +118,7 @@ def recipe(quant: Quant, source: str) -> KeyValues:
         "portable.version": ("string", _version()),
         "portable.source": ("string", source),
         "portable.quantization": ("string", quant.name),
-        "portable.tensors.sha256": ("string", SHA256_PLACE),
+        CHECKSUM: ("string", SHA256_PLACE),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from portable.errors import UsageError
 class Options:
     """`name` is the model's hub id where its folder is not named like it; `threads` None: all.
 
-    `imatrix` is a file that says how much each column of the weights matters.
+    `imatrix` is a file that says how much each column of the weights matters. `accept` is given
+    the finished file, before it takes its name, and the checkpoint's folder; it may raise an error.
     """
 
     quant: str = DEFAULT_QUANT
     name: str | None = None
     threads: int | None = None
     imatrix: Path | None = None
+    accept: Callable[[Path, Path], None] = lambda path, folder: None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quant", quant_name(self.quant))

@@ -82,7 +82,7 @@ def _run(
     plan: FilePlan, output: Path, options: Options, progress: Report | None, started: float
 ) -> Converted:
     with writer.locked(output):
-        _write(plan, output, options.workers, progress or (lambda _: None))
+        _write(plan, output, options, progress or (lambda _: None))
     return Converted(
         path=output,
         size=output.stat().st_size,
@@ -105,7 +105,7 @@ def _last_part(name: str) -> str:
     return "" if last in (".", "..") else last
 
 
-def _write(plan: FilePlan, output: Path, threads: int, progress: Report) -> None:
+def _write(plan: FilePlan, output: Path, options: Options, progress: Report) -> None:
     front = plan.front
     writer.check_space(output, plan.size)
     prepare({info.type for info in plan.infos})
@@ -113,7 +113,7 @@ def _write(plan: FilePlan, output: Path, threads: int, progress: Report) -> None
     done, digest = 0, hashlib.sha256()
     with writer.PartialFile(output, plan.size) as file:
         file.write(bytes(len(front)))
-        for chunk in chunks(chain.from_iterable(job.pieces for job in plan.jobs), threads):
+        for chunk in chunks(chain.from_iterable(job.pieces for job in plan.jobs), options.workers):
             file.write(chunk.data.data)
             digest.update(chunk.data.data)
             if chunk.last:
@@ -126,4 +126,5 @@ def _write(plan: FilePlan, output: Path, threads: int, progress: Report) -> None
         plan.checkpoint.check_unchanged()
         progress(Progress("save", total, total, ""))
         place_of_sum = metadata.SHA256_PLACE.encode()
-        file.commit(front.replace(place_of_sum, digest.hexdigest().encode(), 1))
+        front = front.replace(place_of_sum, digest.hexdigest().encode(), 1)
+        file.commit(front, lambda path: options.accept(path, plan.checkpoint.folder))

@@ -112,6 +112,11 @@ def quantize_rows(
         columns,
         None if weights is None else weights.ctypes.data,
     )
-    if not library().ggml_validate_row_data(kind.id, out.ctypes.data, out.nbytes):
+    if not is_valid(kind, out):
         raise CheckpointError(f"values too large for {kind.name}")
     return out
+
+
+def is_valid(kind: TensorType, data: np.ndarray[Any, Any]) -> bool:
+    """Whether bytes of whole blocks stand for finite values, as far as ggml looks."""
+    return bool(library().ggml_validate_row_data(kind.id, data.ctypes.data, data.nbytes))

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -143,8 +143,11 @@ class PartialFile:
                 self.written += done
                 view = view[done:]
 
-    def commit(self, head: bytes) -> None:
-        """Writes `head` at the front, makes all of it durable, checks it, and renames."""
+    def commit(self, head: bytes, accept: Callable[[Path], None] = lambda _: None) -> None:
+        """Writes `head` at the front, makes all of it durable, checks it, and renames.
+
+        `accept` may still refuse the file, by an error.
+        """
         with self._reported():
             os.fsync(self._file.fileno())
             self._file.seek(0)
@@ -152,6 +155,8 @@ class PartialFile:
             os.fsync(self._file.fileno())
             self._file.close()
             self._check(head)
+        accept(self.partial)
+        with self._reported():
             self.partial.replace(self.path)
             _sync_folder(self.path.parent)
 

@@ -1,14 +1,14 @@
 """The head of a GGUF file, and which files make up a split one; reads no weights, needs no library.
 
-read(Path("m.gguf"))  ->  Head({"general.architecture": "qwen2", ...}, tensors=290, ...)
+read(Path("m.gguf"))  ->  Head({"general.architecture": "qwen2", ...}, (Tensor(...), ...), 5949440)
 """
 
 from __future__ import annotations
 
+import math
 import re
 import stat
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +20,7 @@ BLOCK = 1 << 20
 # The number that a type has in the file: how `struct` reads it.
 SCALARS = dict(zip(range(13), ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d")))
 STRING, ARRAY = 8, 9
+ALIGNMENT = 32
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -27,12 +28,33 @@ class Length(int):
     """An array's number of elements, in place of the array."""
 
 
+class Tensor(NamedTuple):
+    """`shape` has the row's length last, `type` is ggml's number; `offset` counts from `start`."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+
 class Head(NamedTuple):
-    """`keys` without their arrays, the number of tensors and of the values in them."""
+    """`keys` without their arrays, and the tensors, of which the first lies at byte `start`."""
 
     keys: dict[str, Any]
-    tensors: int
-    parameters: int
+    infos: tuple[Tensor, ...]
+    start: int
+
+    @property
+    def tensors(self) -> int:
+        return len(self.infos)
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.values for tensor in self.infos)
 
 
 def read(path: Path) -> Head:
@@ -129,20 +151,21 @@ class _Reader:
         for _ in range(count):
             name = self._text()
             keys[name] = self._value(self._take("<I")[0])
-        infos = [self._tensor() for _ in range(tensors)]
-        last = max((offset for _, offset in infos), default=0)
+        infos = tuple(self._tensor() for _ in range(tensors))
+        last = max((tensor.offset for tensor in infos), default=0)
         if tensors and self.at + last >= file_size:
             raise _Damaged(f"it ends after {file_size} bytes, before its last tensor")
-        return Head(keys, tensors, sum(values for values, _ in infos))
+        step = keys.get("general.alignment", ALIGNMENT)
+        if not isinstance(step, int) or not 0 < step <= 1 << 16:
+            raise _Damaged(f"its alignment is {step}")
+        return Head(keys, infos, -(-self.at // step) * step)
 
-    def _tensor(self) -> tuple[int, int]:
-        """Number of values, and where they begin in the data."""
-        self._text()
-        (dims,) = self._take("<I")
+    def _tensor(self) -> Tensor:
+        name, (dims,) = self._text(), self._take("<I")
         if dims > 8:
             raise _Damaged(f"a tensor of {dims} dimensions")
-        *shape, _, offset = self._take(f"<{dims}QIQ")
-        return _product(shape), offset
+        *shape, kind, offset = self._take(f"<{dims}QIQ")
+        return Tensor(name, tuple(reversed(shape)), kind, offset)
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
@@ -193,10 +216,3 @@ def _format(kind: int) -> str:
     if not SCALARS.get(kind):
         raise _Damaged(f"a value of type {kind}")
     return SCALARS[kind]
-
-
-def _product(shape: Sequence[int]) -> int:
-    out = 1
-    for length in shape:
-        out *= length
-    return out

@@ -73,13 +73,13 @@ class Tokenizer:
         if plain and self.model.get("type") in ("BPE", "WordPiece"):
             return text
         return str(
-            self._native.decode(
-                self._native.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
+            self.native.decode(
+                self.native.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
             )
         )
 
     @property
-    def _native(self) -> Any:
+    def native(self) -> Any:
         if not hasattr(self, "_loaded"):
             try:
                 self._loaded = tokenizers.Tokenizer.from_str(json.dumps(self.json))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from portable.cli import convert, measure, models, run
+from portable.cli import convert, measure, models, run, verify
 from portable.cli.app import app
 
-__all__ = ["app", "convert", "main", "measure", "models", "run"]
+__all__ = ["app", "convert", "main", "measure", "models", "run", "verify"]
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ def convert(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge a LoRA adapter into its base.")
     ] = False,
+    verify: Annotated[bool, typer.Option(help="Check the file before it takes its place.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> int:
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
@@ -51,6 +52,7 @@ def convert(
     from portable.obtain.adapter import adapter_folder, base_name
     from portable.obtain.model import Wish
     from portable.progress import progress, size
+    from portable.verify import accepting
 
     adapter = adapter_folder(model)
     if not adapter and (adapter_of or merge):
@@ -62,6 +64,9 @@ def convert(
     base = adapter_of or base_name(adapter, say) if adapter else model
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
+        if verify and (merge or not adapter):
+            accept = accepting(say, report, brief=quiet)
+            options = dataclasses.replace(options, accept=accept)
         wish = Wish(options.quant, revision, offline, say, report)
         if adapter and not merge:
             done = _adapter(base, adapter, output, options, wish)

@@ -24,6 +24,7 @@ class EngineConfig:
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
     `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
+    Without `repack` weights stay as the file has them: less memory, and slower.
 
     Raises UsageError for a value out of range.
     """
@@ -42,6 +43,7 @@ class EngineConfig:
     speculate: bool = False
     mmap: bool = True
     adapter: Path | None = None
+    repack: bool = True
 
     default_context = 8192
 

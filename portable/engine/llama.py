@@ -165,6 +165,7 @@ class Llama(Vocabulary):
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = config.repack
 
         def report(fraction: float, _data: object) -> bool:
             if loading:

@@ -21,7 +21,7 @@ def check_file(path: Path) -> None:
             magic = file.read(4) if file else b""
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror}") from None
-    if path.suffix == ".partial":
+    if path.suffix == ".partial" and magic != gguf.MAGIC:
         raise ModelFileError(
             f"{path} is an unfinished conversion", hint="run portable convert again"
         )

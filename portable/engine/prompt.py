@@ -16,6 +16,19 @@ from portable.errors import ContextLengthExceeded, InvalidRequest, PortableError
 _MAX_BYTES_A_TOKEN = 64
 
 
+def template_of(vocabulary: Any) -> ChatTemplate | None:
+    """A loaded model's own template; None where it was not made for chat. Raises TemplateError."""
+    source = vocabulary.chat_template
+    if source is None:
+        return None
+    return ChatTemplate(
+        source,
+        bos=vocabulary.bos_text,
+        eos=vocabulary.eos_text,
+        control=vocabulary.control_texts,
+    )
+
+
 class Prompter:
     """Chat messages or raw text -> prompt. `template` None: the model was not made for chat."""
 

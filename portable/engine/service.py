@@ -9,9 +9,9 @@ from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
 from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
-from portable.engine.prompt import Prompter
+from portable.engine.prompt import Prompter, template_of
 from portable.engine.sequence import SamplingParams
-from portable.engine.template import ChatTemplate, Message
+from portable.engine.template import Message
 from portable.engine.worker import Deliver, Worker
 
 
@@ -24,7 +24,7 @@ class Service:
         self._llama = Llama(config, loading)
         self.info: ModelInfo = self._llama.info()
         self.offload_reason = self._llama.offload.reason
-        template = _template(self._llama)
+        template = template_of(self._llama)
         self.has_template = template is not None
         self._prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
@@ -53,10 +53,3 @@ class Service:
     def close(self) -> None:
         self.worker.close()
         self._llama.close()
-
-
-def _template(llama: Llama) -> ChatTemplate | None:
-    source = llama.chat_template
-    if source is None:
-        return None
-    return ChatTemplate(source, bos=llama.bos_text, eos=llama.eos_text, control=llama.control_texts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 from portable.engine.backend import Spelling
-from portable.engine.native import lib
+from portable.engine.machine import check_file
+from portable.engine.native import lib, load_model, start
 from portable.errors import EngineError
 
 
@@ -96,3 +98,24 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+
+class Outline(Vocabulary):
+    """A file's vocabulary and structure: every tensor is found and its shape checked, none read.
+
+    Raises ModelFileError or UnsupportedModel.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_file(path)
+        start()
+        params = lib.llama_model_default_params()
+        params.no_alloc = True
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        params.n_gpu_layers = 0
+        super().__init__(load_model(path, params))
+        self.architecture = self.metadata("general.architecture") or ""
+        self.parameters = int(lib.llama_model_n_params(self._model))
+
+    def close(self) -> None:
+        lib.llama_model_free(self._model)

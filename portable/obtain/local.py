@@ -12,6 +12,7 @@ import convert
 from portable import catalogue, gguf, lfs, store
 from portable.errors import CheckpointError, ModelFileError, UsageError
 from portable.obtain.model import Model, Wish
+from portable.verify import accepting
 
 
 def path_of(text: str) -> Path | None:
@@ -140,10 +141,11 @@ def convert_into_store(source: Path, record: store.Record, name: str, wish: Wish
     file_name = convert.default_output_name(name, record.quant)
     output = store.target(record.hub, record.repo, file_name, record.revision)
     wish.say(f"converting {name} to {record.quant}")
+    accept = accepting(wish.say, wish.report, brief=True)
     convert.convert(
         source,
         output,
-        convert.Options(quant=record.quant, name=name),
+        convert.Options(quant=record.quant, name=name, accept=accept),
         progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor or ""),
     )
     done = replace(record, file=str(output), converter=_version())

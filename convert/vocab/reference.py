@@ -1,0 +1,67 @@
+"""How the checkpoint's own tokenizer splits texts: what a finished file is held against.
+
+The texts are `probe.json`: a line of each language and habit that splitters differ in. Those of
+`core` are what everybody writes; `other` has rare scripts and characters. All are in Unicode's
+composed form (NFC): llama.cpp's byte-level BPE does not compose characters, which some
+tokenizers do first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.checkpoint import Checkpoint
+from convert.vocab.tokenizer_json import Tokenizer
+
+PROBE = Path(__file__).with_name("probe.json")
+# Of the control tokens, the first and the last: vocabularies may hold a thousand.
+CONTROL_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text; `framed` with the tokens that the tokenizer puts around every text."""
+
+    text: str
+    core: bool = True
+    framed: bool = False
+
+
+class Reference:
+    """The tokenizer of a checkpoint folder. Raises CheckpointError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer(Checkpoint(folder))
+        self._native = self._tokenizer.native
+        self._native.no_padding()
+        self._native.no_truncation()
+        self.samples = [*_from_file(), *self._control(), *self._framed()]
+
+    def ids(self, sample: Sample) -> list[int]:
+        return list(self._native.encode(sample.text, add_special_tokens=sample.framed).ids)
+
+    def _control(self) -> Iterator[Sample]:
+        """Tokens that are matched before a text is split, each within one."""
+        texts = list(self._tokenizer.added)
+        half = CONTROL_TOKENS // 2
+        for text in dict.fromkeys(texts[:half] + texts[-half:]):
+            yield Sample(f"a{text}b{text}\n{text}{text}中")
+            # Spaces beside such a token belong to it in some tokenizers.
+            yield Sample(f"one {text} two", core=False)
+
+    def _framed(self) -> Iterator[Sample]:
+        """llama.cpp can put one token before a text and one after, and no more."""
+        text = "Hello world"
+        plain, framed = self.ids(Sample(text)), self.ids(Sample(text, framed=True))
+        before = next((i for i, token in enumerate(framed) if token in plain[:1]), 0)
+        simple = before <= 1 and len(framed) - before - len(plain) <= 1
+        yield Sample(text, simple, framed=True)
+        yield Sample("你好，世界。", simple, framed=True)
+
+
+def _from_file() -> Iterator[Sample]:
+    for part, texts in json.loads(PROBE.read_text(encoding="utf-8")).items():
+        yield from (Sample(text, part == "core") for text in texts)
