@@ -40,12 +40,14 @@ class Embedded:
 class Entry:
     """One known model; `modelscope` and `huggingface` are `org/name` there.
 
-    `context` is the length it was trained for, in tokens.
+    `architecture` and `context`, the length it was trained for in tokens, are config.json's,
+    `sampling` is generation_config.json's.
     """
 
     name: str
     modelscope: str
     huggingface: str
+    architecture: str
     licence: str
     quant: str
     context: int | None = None

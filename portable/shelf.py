@@ -93,8 +93,7 @@ def matching(model: str) -> list[Item]:
                     hint="it can be run from here, and deleted there",
                 )
         names = sorted({i.name for i in own})[:8]
-        hint = f"portable pull {model} fetches it" if catalogue.find(model) else ""
-        hint = hint or (f"here are: {', '.join(names)}" if names else "nothing is pulled yet")
+        hint = f"here are: {', '.join(names)}" if names else "nothing is pulled yet"
         raise UsageError(f"no model {model!r} in the store", hint=hint)
     return found
 
@@ -130,6 +129,26 @@ def _by_ref(own: list[Item], model: str) -> list[Item]:
         ):
             found.append(item)
     return found
+
+
+def describe(model: str) -> dict[str, Any]:
+    """What `show` shows: of a model on this disk, else what the catalogue knows of it."""
+    try:
+        return one(model).facts()
+    except UsageError:
+        entry = catalogue.find(model)
+        if not entry:
+            raise
+        hubs = {hub.TITLES[key]: entry.on(key) for key in hub.TITLES}
+        known = {name: getattr(entry, name) for name in ("architecture", "licence", "quant")}
+        return {
+            "model": entry.name,
+            "source": "not on this disk",
+            **hubs,
+            **known,
+            "context": entry.context,
+            "sampling": entry.sampling,
+        }
 
 
 def one(model: str) -> Item:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import convert
+from convert.arch import BY_ARCHITECTURE
 from portable import catalogue, hub
 
 
@@ -15,10 +16,17 @@ from portable import catalogue, hub
 def test_every_entry_is_usable(entry: catalogue.Entry) -> None:
     assert hub.is_id(entry.modelscope) and hub.is_id(entry.huggingface)
     assert entry.licence and entry.context
+    assert entry.architecture in BY_ARCHITECTURE
     assert convert.quant_name(entry.quant) == entry.quant
     known = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
     assert entry.sampling.keys() <= known
+    assert all(0 < value <= 100 for value in entry.sampling.values())
     assert (catalogue.folder() / f"{entry.name}.toml").is_file()
+
+
+def test_there_is_a_choice() -> None:
+    entries = catalogue.load().values()
+    assert len(entries) >= 20 and len({entry.architecture for entry in entries}) >= 8
 
 
 def test_names_belong_to_one_entry() -> None:

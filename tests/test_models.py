@@ -241,7 +241,9 @@ def test_a_damaged_file_does_not_hide_the_others(fake: FakeHub, checkpoint: Path
 
 def test_what_is_not_here_is_said_with_what_is(fake: FakeHub) -> None:
     assert "nothing is pulled yet" in portable("show", "org/none", code=2).err
-    assert "portable pull qwen3-4b fetches it" in portable("show", "qwen3-4b", code=2).err
+    known = portable("show", "Qwen3:4B", "--json").json
+    assert known["source"] == "not on this disk" and known["ModelScope"] == "Qwen/Qwen3-4B"
+    assert "Qwen3ForCausalLM" in portable("show", "qwen3-4b").out
 
 
 # --- rm

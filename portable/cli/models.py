@@ -145,14 +145,14 @@ def show(
     """Show what is known about a model on this disk."""
     from portable import shelf
 
-    facts = shelf.one(model).facts()
+    facts = shelf.describe(model)
     if as_json:
         _print_json(facts)
         return 0
     template = facts.get("template")
     if template:
         facts["template"] = ", ".join(name for name, has in template.items() if has) or "plain"
-    print(*_table([(f"{k}:", str(v)) for k, v in facts.items() if v is not None]), sep="\n")
+    print(*_table([(f"{k}:", str(v)) for k, v in facts.items() if v not in (None, {})]), sep="\n")
     return 0
 
 
