@@ -57,7 +57,7 @@ def general(
     An adapter's `parameters` are negative: it gets no size label. A model card is free text:
     what cannot be stored is left out, and said in `warnings`.
     """
-    card = _card(checkpoint, warnings)
+    card = read_card(checkpoint, warnings)
     config = {k: v for k, v in checkpoint.config.items() if k != "_name_or_path" or _is_text(v)}
     found = gguf.Metadata()
     _sampling(found, checkpoint)
@@ -129,7 +129,7 @@ def _version() -> str:
         return "0"
 
 
-def _card(checkpoint: Checkpoint, warnings: list[str]) -> dict[str, Any]:
+def read_card(checkpoint: Checkpoint, warnings: list[str]) -> dict[str, Any]:
     """The front matter of README.md; a broken one is worth a warning, not the conversion."""
     try:
         found = gguf.Metadata.load_model_card(checkpoint.folder)

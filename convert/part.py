@@ -77,12 +77,29 @@ class Part:
         if self.pick is not None and not self.whole:
             row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
             raw = raw.reshape(-1, row_bytes)[self.pick[first : first + count] - low].reshape(-1)
+        # Before the values, which lie where the scales would be made.
+        scales = self._scales()
         found = to_float32(raw, self.stored.dtype).reshape(-1, self.source_columns)
+        numbers = self._numbers(first, len(found), low)
+        if scales is not None:
+            found = found * self._spread(scales[numbers // self.stored.block[0]])
         if self.stored.change is not None:
-            found = self.stored.change(self._numbers(first, len(found), low), found)
+            found = self.stored.change(numbers, found)
         if self.map is not None:
             found = self.map(found)
         return np.ascontiguousarray(found, np.float32).reshape(count, self.columns)
+
+    def _scales(self) -> Floats | None:
+        """A row of scales for each row of blocks; few beside the values, so read as a whole."""
+        scale = self.stored.scale
+        if scale is None:
+            return None
+        found = to_float32(scale.file.read(scale.start, scale.bytes), scale.dtype)
+        return found.reshape(-1, scale.shape[-1] if scale.shape else 1).copy()
+
+    def _spread(self, scales: Floats) -> Floats:
+        """A scale for each column."""
+        return np.repeat(scales, self.stored.block[1], axis=1)[:, : self.source_columns]
 
     def _numbers(self, first: int, count: int, low: int) -> Integers:
         """The rows of `stored` that `values` was given."""

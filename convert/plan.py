@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from convert import metadata, rerank
+from convert import fp8, metadata, rerank
 from convert.arch import FAMILIES, check_config
 from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
@@ -62,14 +62,16 @@ class Plan(FilePlan):
         self.quant = QUANTS[options.quant]
         self.imatrix = read_imatrix(options.imatrix) if options.imatrix else None
         raw = checkpoint.config
-        family = check_config(raw)
+        card = metadata.read_card(checkpoint, [])  # its warnings come with what it is used for
+        family = check_config(raw, options.name or name, card)
         if family == "qwen3" and rerank.is_reranker(checkpoint, name):
             family, raw = rerank.FAMILY, raw | rerank.answers(checkpoint)
         self.family = FAMILIES[family]
         self.config = Config(raw, self.family.DEFAULTS)
         sizes = self.family.sizes(self.config)
         checkpoint.open_tensors()
-        placed = place(self.family, self.config, checkpoint.tensors)
+        tensors = fp8.with_scales(checkpoint.tensors, raw)
+        placed = place(self.family, self.config, tensors)
         self.warnings = []
         if "vision_config" in raw:
             self.warnings.append("the part that sees images is left out: this file reads text only")
@@ -136,7 +138,8 @@ class Plan(FilePlan):
 
     def _check(self, found: Mapping[str, Placed]) -> None:
         for stored in {part.stored for tensor in found.values() for part in tensor.parts}:
-            if stored.dtype not in SOURCE_BYTES:
+            unscaled = stored.dtype == "F8_E4M3" and stored.scale is None
+            if unscaled or stored.dtype not in SOURCE_BYTES:
                 raise UnsupportedModel(
                     f"tensor {stored.name} is stored as {stored.dtype}",
                     hint="convert the original model, whose weights are BF16, F16 or F32",

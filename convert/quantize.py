@@ -10,12 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from convert.quants import TensorType
 from portable.errors import CheckpointError, EngineError
 
-SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+F8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 _scratch = threading.local()
 
 
@@ -79,9 +81,11 @@ def _buffer(values: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def to_float32(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Bytes of F32, F16 or BF16 values as float32, valid until this thread's next call."""
+    """Bytes of `SOURCE_BYTES`'s types as float32 values, valid until this thread's next call."""
     if dtype == "F32":
         return raw.view(np.float32)
+    if dtype == "F8_E4M3":
+        return np.take(F8_VALUES, raw, out=_buffer(raw.size))
     values = raw.nbytes // 2
     out = _buffer(values)
     name = "ggml_bf16_to_fp32_row" if dtype == "BF16" else "ggml_fp16_to_fp32_row"

@@ -35,7 +35,8 @@ Change = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, 
 class Stored:
     """A tensor's place in its file: `start` and `bytes` count from the beginning of the file.
 
-    `change` is what its values go through as soon as they are float32, in any thread.
+    `change` is what its values go through as soon as they are float32, in any thread. `scale`
+    holds a factor for each `block`, which is (rows, columns), of a tensor with too few bits.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Stored:
     start: int
     bytes: int
     change: Change | None = None
+    scale: Stored | None = None
+    block: tuple[int, int] = (1, 1)
 
 
 class TensorFile:

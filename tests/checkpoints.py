@@ -187,6 +187,7 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
         options.pop("spm", family in PUBLISHED),
     )
     head, splitter = options.pop("head", None), options.pop("splitter", "")
+    block = options.pop("fp8", None)
     folder.mkdir(parents=True, exist_ok=True)
     own = TINY[family].splitter if family in TINY else SPLITTERS.get(family, "")
     splitter = splitter or own
@@ -197,6 +198,9 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
     else:
         size = byte_level(folder, splitter) if splitter else wordpiece(folder)
     config = tiny_config(family, size) | options
+    if block:
+        settings = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": block}
+        config |= {"quantization_config": {**settings, "activation_scheme": "dynamic"}}
     write_json(folder / "config.json", config)
     generation = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05}
     write_json(folder / "generation_config.json", generation)
@@ -209,6 +213,20 @@ def tiny(folder: Path, family: str, **options: Any) -> Path:
             arrays[name] = rng.integers(low, high, shape, np.uint8)
             continue
         values = rng.standard_normal(shape, np.float32) * 0.05 + ("norm" in name.lower())
+        if block and name.endswith("_proj.weight"):
+            arrays |= fp8(name, values, block)
+            continue
         arrays[name] = values.astype(dtype)
     save(folder, arrays, shards)
     return folder
+
+
+def fp8(name: str, values: np.ndarray[Any, Any], block: list[int]) -> Arrays:
+    """A matrix in 8-bit floats, and the factor of each block, the last ones being cut off."""
+    rows, columns = block
+    starts = [range(0, n, step) for n, step in zip(values.shape, block, strict=True)]
+    blocks = [[values[i : i + rows, j : j + columns] for j in starts[1]] for i in starts[0]]
+    scale = np.array([[np.abs(part).max() / 448 for part in band] for band in blocks], np.float32)
+    spread = np.repeat(np.repeat(scale, rows, 0), columns, 1)[: len(values), : values.shape[1]]
+    stored = (values / spread).astype(ml_dtypes.float8_e4m3fn)
+    return {name: stored, f"{name}_scale_inv": scale}

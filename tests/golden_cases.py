@@ -42,6 +42,7 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "xlm-roberta": ("xlm_roberta", "", {"spm": True}),
     "xlm-roberta-json": ("xlm_roberta", "", {}),
     "xlm-roberta-classifier": ("xlm_roberta_classifier", "", {"spm": True}),
+    "qwen3-fp8": ("qwen3", "qwen2", {"fp8": [48, 40]}),
     "mixtral": ("mixtral", "", {"spm": True}),
     "gemma2": ("gemma2", "", {}),
     "gemma3": ("gemma3", "", {}),

@@ -153,7 +153,7 @@ def test_no_architecture(value: Any) -> None:
         check_config({"architectures": value})
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "mxfp4", "bitsandbytes", "compressed-tensors"])
 def test_quantized_checkpoints_name_their_method(model: Path, method: str) -> None:
     edit_json(
         model / "config.json", lambda c: c.update(quantization_config={"quant_method": method})

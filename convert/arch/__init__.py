@@ -37,6 +37,7 @@ from convert.arch import (
 )
 from convert.arch.table import Family
 from convert.config import Config
+from convert.original import check_precision
 from portable.errors import CheckpointError, UnsupportedModel
 
 FAMILIES: dict[str, Family] = {
@@ -80,32 +81,26 @@ def architecture(config: Mapping[str, Any]) -> str:
     )
 
 
-def check_config(config: Mapping[str, Any]) -> str:
-    """The family's name; UnsupportedModel or CheckpointError when it cannot be converted."""
+def check_config(
+    config: Mapping[str, Any], name: str = "", card: Mapping[str, Any] | None = None
+) -> str:
+    """The family's name; UnsupportedModel or CheckpointError when it cannot be converted.
+
+    The model's `name` and `card` (README.md's front matter) tell what it was quantized from.
+    """
     if not isinstance(config, Mapping):
         raise CheckpointError("config.json is not a JSON object", hint="download it again")
-    name = architecture(config)
-    if name not in BY_ARCHITECTURE:
-        near = difflib.get_close_matches(name, BY_ARCHITECTURE, n=1, cutoff=0.8)
+    kind = architecture(config)
+    if kind not in BY_ARCHITECTURE:
+        near = difflib.get_close_matches(kind, BY_ARCHITECTURE, n=1, cutoff=0.8)
         also = f"; nearest is {near[0]}" if near else ""
         raise UnsupportedModel(
-            f"architecture {name} is not supported{also}",
+            f"architecture {kind} is not supported{also}",
             hint=f"supported: {', '.join(BY_ARCHITECTURE)}",
         )
-    _refuse_quantized(config)
-    family = FAMILIES[BY_ARCHITECTURE[name]]
+    check_precision(config, BY_ARCHITECTURE[kind], name, card)
+    family = FAMILIES[BY_ARCHITECTURE[kind]]
     checked = Config(config, family.DEFAULTS)
     family.sizes(checked)
     list(family.metadata(checked))
-    return BY_ARCHITECTURE[name]
-
-
-def _refuse_quantized(config: Mapping[str, Any]) -> None:
-    quantized = config.get("quantization_config") or config.get("compression_config")
-    if not quantized:
-        return
-    method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-    raise UnsupportedModel(
-        f"the checkpoint is already quantized ({method or 'unknown method'})",
-        hint="convert the original model, whose weights are BF16, F16 or F32",
-    )
+    return BY_ARCHITECTURE[kind]

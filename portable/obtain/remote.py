@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import convert
@@ -151,7 +152,8 @@ def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
     wish.say(f"downloading {repo} from {found.where}")
     patterns = convert.wanted_files()
     mix(found, listing.select(patterns), wish)
-    return source.snapshot(listing, patterns, check=convert.check_config, report=wish.report)
+    check = partial(convert.check_config, name=repo)
+    return source.snapshot(listing, patterns, check=check, report=wish.report)
 
 
 def mix(found: Found, files: Sequence[hub.RemoteFile], wish: Wish) -> None:

@@ -1,0 +1,104 @@
+"""Checkpoints with few bits: scaled 8-bit floats are read, others name their original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import tiny
+from tiny_tokenizers import edit_json
+
+from convert import Options, check_config, convert
+from portable.errors import PortableError, UnsupportedModel
+
+
+def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes the JSON header and leaves the data as it was."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+AWQ = {"architectures": ["Qwen2ForCausalLM"], "quantization_config": {"quant_method": "awq"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct"),
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "unsloth/Qwen3-8B"),
+        ("RedHatAI/Qwen2.5-7B-Instruct-quantized.w4a16", "RedHatAI/Qwen2.5-7B-Instruct"),
+        ("org/model", "BF16, F16 or F32"),
+        ("", "BF16, F16 or F32"),
+    ],
+)
+def test_quantized_checkpoints_name_their_original(name: str, original: str) -> None:
+    with pytest.raises(UnsupportedModel) as caught:
+        check_config(AWQ, name)
+    assert caught.value.hint.endswith(original)
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("\n- Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("\n- a/b\n- c/d", "org/model"),
+        ("[[]]", "org/model"),
+    ],
+)
+def test_the_card_knows_the_original_better(tmp_path: Path, base: str, said: str) -> None:
+    model = tiny(tmp_path / "model", "qwen2", **AWQ)
+    (model / "README.md").write_text(f"---\nbase_model: {base}\n---\n# A model\n", "utf-8")
+    with pytest.raises(UnsupportedModel) as caught:
+        convert(model, model / "out.gguf", Options(name="org/model-AWQ"))
+    assert caught.value.hint.endswith(said)
+
+
+def _without_scale(folder: Path) -> None:
+    edit_header(folder, lambda h: h.update({f"{Q_PROJ}_activation_scale": h.pop(SCALE)}))
+
+
+def _turned_scale(folder: Path) -> None:
+    edit_header(folder, lambda h: h[SCALE]["shape"].reverse())
+
+
+def _block(size: Any) -> Callable[[Path], None]:
+    def change(config: dict[str, Any]) -> None:
+        config["quantization_config"]["weight_block_size"] = size
+
+    return lambda folder: edit_json(folder / "config.json", change)
+
+
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+SCALE = f"{Q_PROJ}_scale_inv"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_without_scale, "q_proj.weight_scale_inv is missing"),
+        (_turned_scale, "which does not fit"),
+        (_block([128, 128]), "which does not fit"),
+        (_block(None), "which does not fit"),
+        (_block([128]), "weight_block_size"),
+        (_block([0, 128]), "weight_block_size"),
+        (_block("128"), "weight_block_size"),
+    ],
+)
+def test_fp8_scales_that_do_not_fit(
+    damage: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    folder = tiny(tmp_path / "fp8", "qwen3", fp8=[48, 40])
+    damage(folder)
+    with pytest.raises(PortableError, match=said):
+        convert(folder, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
