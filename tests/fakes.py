@@ -42,6 +42,7 @@ class FakeBackend:
         self.batches: list[list[tuple[str, int]]] = []
         self.faults: list[Exception] = []
         self.bad_rows: set[str] = set()
+        self.broken: set[int] = set()
         self.token_seconds = 0.0  # what each token of a batch costs, on `clock`
         self.now = 0.0
         self.aborted = 0
@@ -77,6 +78,9 @@ class FakeBackend:
         assert count <= len(self.slots[source])
         self.slots[slot] = self.slots[source][:count]
         self.held[slot] = self.held[source][:count]
+
+    def is_intact(self, slot: int, count: int) -> bool:
+        return slot not in self.broken
 
     def clock(self) -> float:
         return self.now

@@ -185,6 +185,18 @@ def test_the_same_prompt_again_uses_the_same_slot() -> None:
     assert [slot for slot, held in backend.slots.items() if held] == [0]
 
 
+@pytest.mark.parametrize(("broken", "cached"), [(set(), 9), ({0}, 0)])
+def test_a_prefix_that_lost_cells_is_read_again(broken: set[int], cached: int) -> None:
+    backend = FakeBackend(answer=lambda prompt: b"ok")
+    engine = make_engine(backend)
+    ask(engine, "a", "the same text")
+    run(engine)
+    backend.broken = broken
+    ask(engine, "b", "the same mess")
+    usage = (deltas := run(engine)["b"])[-1].usage
+    assert text(deltas) == "ok" and usage and usage.cached_tokens == cached
+
+
 def test_without_prefix_cache_nothing_is_kept() -> None:
     backend = FakeBackend()
     engine = make_engine(backend, prefix_cache=False)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 
 import pytest
+from checkpoints import tiny
+from fakes import run
 
+from convert import Options, convert
 from portable.engine.config import EngineConfig, parse_gpu_layers
 from portable.engine.engine import Engine
 from portable.engine.llama import Llama
@@ -94,6 +98,32 @@ def test_a_smaller_kv_cache(smollm2: Path) -> None:
     assert all("banana" in text.lower() for text in said.values())
     with pytest.raises(UsageError, match="flash attention"):
         EngineConfig(smollm2, kv_type="q8_0", flash_attention="off")
+
+
+def test_a_sliding_window_is_never_continued_where_it_lost_cells(tmp_path: Path) -> None:
+    kinds = ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"]
+    shape = {"num_hidden_layers": 7, "layer_types": kinds, "sliding_window": 16}
+    folder = tiny(tmp_path / "model", "gemma3", **shape, max_position_embeddings=2048)
+    model = convert(folder, tmp_path / "model.gguf", Options(quant="F32")).path
+    engines = []
+    for reuse in (True, False):
+        # Flash attention adds up in one order, however many rows there are.
+        config = EngineConfig(model, context=256, slots=4, prefix_cache=reuse, flash_attention="on")
+        engines.append(Engine(Llama(config), config))
+    draw = random.Random(0)
+    base = [draw.randrange(10, 200) for _ in range(150)]
+    reused = 0
+    for number in range(60):
+        begun = base[: draw.choice([0, 20, 60, 100, 150])]
+        tokens = begun + [draw.randrange(10, 200) for _ in range(draw.randrange(1, 40))]
+        said = []
+        for engine in engines:
+            engine.add(str(number), tokens, SamplingParams(temperature=0, max_tokens=2))
+            deltas = run(engine)[str(number)]
+            said.append("".join(delta.text for delta in deltas))
+            reused += deltas[-1].usage.cached_tokens
+        assert said[0] == said[1]
+    assert reused > 500
 
 
 def llama_config(model: Path, step: int) -> EngineConfig:

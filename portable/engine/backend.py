@@ -95,6 +95,9 @@ class Backend(Protocol):
     def copy(self, source: int, slot: int, count: int) -> None:
         """Share the first `count` tokens of one slot with another, empty one."""
 
+    def is_intact(self, slot: int, count: int) -> bool:
+        """Whether all that the token behind the first `count` of a slot looks at is still there."""
+
     def abort(self) -> None:
         """Interrupt the running decode, or the next one if none is running."""
 

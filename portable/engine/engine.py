@@ -50,7 +50,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         reuse = self.backend.can_keep_part
-        self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse)
+        intact = self.backend.is_intact
+        self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse, intact=intact)
         self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
 
     @property

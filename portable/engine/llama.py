@@ -76,6 +76,7 @@ class Llama(Vocabulary):
             )
         self.cells = self.context = lib.llama_n_ctx(self._context)
         self.slots = config.slots
+        self._window = lib.llama_model_n_swa(self._model) or self.cells
         self.can_keep_part = not (
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
@@ -110,6 +111,12 @@ class Llama(Vocabulary):
         self._check_slot(source)
         self._check_slot(slot)
         lib.llama_memory_seq_cp(self._memory, source, slot, 0, count)
+
+    def is_intact(self, slot: int, count: int) -> bool:
+        # A sliding window gives away cells that the sequence itself no longer looks at.
+        self._check_slot(slot)
+        first = lib.llama_memory_seq_pos_min(self._memory, slot)
+        return bool(0 <= first <= max(0, count - self._window))
 
     def abort(self) -> None:
         self._abort_flag[0] = b"\1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -23,6 +24,7 @@ class Copy:
 
 
 Move = Keep | Copy
+Intact = Callable[[int, int], bool]
 
 
 @dataclass(slots=True)
@@ -48,14 +50,18 @@ class Match:
 class PrefixCache:
     """Slots, what they hold and who uses them; the engine carries out the moves.
 
+    `intact(slot, count)` says whether the first tokens of a slot can still be continued.
     `cells` is the size of the cache in tokens. A cell that several slots share by `Copy` counts
     once, as in llama.cpp, and is free when the last of them lets it go.
     """
 
-    def __init__(self, slots: int, cells: int, *, reuse: bool = True) -> None:
+    def __init__(
+        self, slots: int, cells: int, *, reuse: bool = True, intact: Intact = lambda *_: True
+    ) -> None:
         self.slots = [Slot(i) for i in range(slots)]
         self.cells = cells
         self.reuse = reuse
+        self._intact = intact
         self._clock = 0
         self._next_cell = 0
         self._holders: dict[int, int] = {}
@@ -78,7 +84,8 @@ class PrefixCache:
         for slot in self.slots if self.reuse else ():
             length = common_prefix(slot.tokens, tokens[:-1])
             # Among equals an idle slot is better: it is used in place, without a second copy.
-            if length > count or (length == count and length and not slot.busy):
+            better = length > count or (length == count and length and not slot.busy)
+            if better and self._intact(slot.id, length):
                 best, count = slot, length
         idle = best is not None and not best.busy
         # Taken over when little else is lost, or when the same prompt comes again.

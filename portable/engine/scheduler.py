@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from portable.engine.config import EngineConfig
-from portable.engine.prefix import Move, PrefixCache, common_prefix
+from portable.engine.prefix import Intact, Move, PrefixCache, common_prefix
 from portable.engine.sequence import Sequence, Slice
 
 # Tokens: fewer are read sooner than waited for.
@@ -43,8 +43,16 @@ class Scheduler:
     newest running sequence steps back into the queue and is read again later: no answer is lost.
     """
 
-    def __init__(self, config: EngineConfig, cells: int, *, reuse: bool = True) -> None:
-        self.prefix = PrefixCache(config.slots, cells, reuse=reuse and config.prefix_cache)
+    def __init__(
+        self,
+        config: EngineConfig,
+        cells: int,
+        *,
+        reuse: bool = True,
+        intact: Intact = lambda *_: True,
+    ) -> None:
+        reuse = reuse and config.prefix_cache
+        self.prefix = PrefixCache(config.slots, cells, reuse=reuse, intact=intact)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._config = config
