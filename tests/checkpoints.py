@@ -45,7 +45,16 @@ SMOLLM2_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 # Families that come with tokenizer.model.
-PUBLISHED = ("gemma2", "gemma3", "phi3", "internlm2", "internlm3", "minicpm", "baichuan")
+PUBLISHED = (
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "internlm2",
+    "internlm3",
+    "minicpm",
+    "minicpm3",
+    "baichuan",
+)
 DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
 SPLITTERS = {**tiny_experts.SPLITTERS, **tiny_encoders.SPLITTERS}

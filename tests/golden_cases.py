@@ -67,9 +67,13 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "internlm2": ("internlm2", "", {}),
     "internlm3": ("internlm3", "", {}),
     "minicpm": ("minicpm", "", {}),
+    "minicpm-longrope": ("minicpm", "", {"rope_scaling": LONGROPE}),
+    "minicpm3": ("minicpm3", "", {}),
     "baichuan": ("baichuan", "", {}),
     "granite": ("granite", "smollm", {}),
     "olmo2": ("olmo2", "dbrx", {}),
+    "olmo3": ("olmo3", "dbrx", {}),
     "smollm3": ("smollm3", "llama-bpe", {}),
+    "stablelm-12b": ("stablelm_12b", "qwen2", {}),
     "stablelm": ("stablelm", "qwen2", {}),
 }

@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[PortableError], str]] = {
     "softcapping that Gemma 3 dropped": (
         "gemma3", {"attn_logit_softcapping": 50.0}, UnsupportedModel, "attn_logit_softcapping"
     ),
-    "a norm for each head": ("stablelm", {"qk_layernorm": True}, UnsupportedModel, "12B"),
+    "another scale": ("minicpm3", {"scale_depth": 1.5}, UnsupportedModel, "scale_depth of 1.4"),
     "another scaling": (
         "phi3", {"rope_scaling": {"type": "linear", "factor": 2}}, UnsupportedModel, "'linear'"
     ),

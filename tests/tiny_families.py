@@ -51,6 +51,8 @@ class Tiny:
     head: str = "lm_head.weight"
     layers: str = "model.layers"
     ends: dict[str, str] = field(default_factory=lambda: {"model.norm.weight": "hidden"})
+    # Norms of which each head has one, and config.json's name of the number of heads.
+    head_norms: dict[str, str] = field(default_factory=dict)
 
 
 GEMMA = {
@@ -162,6 +164,33 @@ TINY = {
         },
         LLAMA,
     ),
+    "minicpm3": Tiny(
+        "MiniCPM3ForCausalLM",
+        {
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 256,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 24,
+            "qk_rope_head_dim": 16,
+            "rope_scaling": LONGROPE,
+        },
+        NORMS
+        | {
+            "self_attn.q_a_proj.weight": "q_rank hidden",
+            "self_attn.q_a_layernorm.weight": "q_rank",
+            "self_attn.q_b_proj.weight": "q_b q_rank",
+            "self_attn.kv_a_proj_with_mqa.weight": "kv_a hidden",
+            "self_attn.kv_a_layernorm.weight": "kv_rank",
+            "self_attn.kv_b_proj.weight": "kv_b kv_rank",
+        }
+        | OUT
+        | MLP,
+    ),
     "baichuan": Tiny(
         "BaichuanForCausalLM",
         {"num_key_value_heads": None, "rope_theta": None, "model_max_length": 512},
@@ -192,6 +221,19 @@ TINY = {
         },
         "dbrx",
     ),
+    "olmo3": Tiny(
+        "Olmo3ForCausalLM",
+        {"sliding_window": 64},
+        QKV
+        | {"self_attn.q_norm.weight": "q", "self_attn.k_norm.weight": "kv"}
+        | OUT
+        | MLP
+        | {
+            "post_attention_layernorm.weight": "hidden",
+            "post_feedforward_layernorm.weight": "hidden",
+        },
+        "dbrx",
+    ),
     "smollm3": Tiny(
         "SmolLM3ForCausalLM",
         {"tie_word_embeddings": True, "num_hidden_layers": 4, "no_rope_layer_interval": 4},
@@ -212,5 +254,23 @@ TINY = {
         | {"input_layernorm.bias": "hidden", "post_attention_layernorm.bias": "hidden"},
         "qwen2",
         ends={"model.norm.weight": "hidden", "model.norm.bias": "hidden"},
+    ),
+    "stablelm_12b": Tiny(
+        "StableLmForCausalLM",
+        {
+            "model_type": "stablelm",
+            "layer_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+            "qk_layernorm": True,
+            "use_parallel_residual": True,
+        },
+        {"input_layernorm.weight": "hidden", "input_layernorm.bias": "hidden"} | QKV | OUT | MLP,
+        "qwen2",
+        ends={"model.norm.weight": "hidden", "model.norm.bias": "hidden"},
+        head_norms={
+            "self_attn.q_layernorm.norms": "num_attention_heads",
+            "self_attn.k_layernorm.norms": "num_key_value_heads",
+        },
     ),
 }

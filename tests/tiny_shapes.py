@@ -52,6 +52,8 @@ def tiny_shapes(family: str, config: dict[str, Any], head: bool | None) -> dict[
         return expert_shapes(family, config)
     tiny, sizes = TINY[family], _sizes(config)
     layer = tiny.layer | (QKV_BIAS if config.get("attention_bias") else {})
+    for norm, count in tiny.head_norms.items():
+        layer |= {f"{norm}.{e}.weight": "head" for e in range(config[count])}
     found = {tiny.embedding: "vocab hidden"}
     for i in range(config["num_hidden_layers"]):
         found |= {f"{tiny.layers}.{i}.{name}": dims for name, dims in layer.items()}
@@ -68,7 +70,13 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
     head = config.get("head_dim") or hidden // heads
     q, kv = heads * head, kv_heads * head
     sizes = {"hidden": hidden, "ff": ff, "two_ff": 2 * ff, "vocab": vocab, "head": head}
-    return {**sizes, "q": q, "kv": kv, "qkv": q + 2 * kv}
+    sizes |= {"q": q, "kv": kv, "qkv": q + 2 * kv}
+    if "kv_lora_rank" in config:
+        rank, plain = config["kv_lora_rank"], config["qk_nope_head_dim"]
+        turned = config["qk_rope_head_dim"]
+        sizes |= {"q_rank": config["q_lora_rank"], "kv_rank": rank, "kv_a": rank + turned}
+        sizes |= {"q_b": heads * (plain + turned), "kv_b": heads * (plain + head)}
+    return sizes
 
 
 def _bert_shapes(config: dict[str, Any]) -> dict[str, Any]:

@@ -206,6 +206,11 @@ def check_pattern(config: Config, period: int) -> None:
         )
 
 
+def has_rope_factors(config: Config) -> bool:
+    """Whether the rope is scaled by longrope; other scalings are `rope`'s."""
+    return rope_parameters(config).get("rope_type") in ("su", "longrope")
+
+
 def rope_factors(config: Config, rotated: int) -> Mapping[str, Any]:
     """The two tensors of longrope: a factor for each pair of `rotated` values of a head."""
     parameters, found = rope_parameters(config), {}

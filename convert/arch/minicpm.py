@@ -24,6 +24,10 @@ rows = llama.rows
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
+    if decoder.has_rope_factors(config):
+        yield "rope.scaling.type", "string", "longrope"
+        # The factors are tensors: of the scaling nothing is left for other keys.
+        config = Config({"rope_scaling": None}, config.values)
     yield from decoder.metadata(config)
     yield "embedding_scale", "float32", config.number("scale_emb")
     yield "residual_scale", "float32", config.number("scale_depth") / config.layers**0.5
@@ -32,7 +36,6 @@ def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
 
 
 def extra_tensors(config: Config) -> Mapping[str, Any]:
-    parameters = decoder.rope_parameters(config)
-    if "long_factor" in parameters or "short_factor" in parameters:
+    if decoder.has_rope_factors(config):
         return decoder.rope_factors(config, config.head_dim)
     return {}

@@ -68,6 +68,8 @@ def rotated(config: Config) -> int:
 def attention_factor(config: Config) -> float:
     """How much longer contexts sharpen attention, by the kind of rope scaling."""
     original = config.count("original_max_position_embeddings")
+    if original < 2:
+        raise config.bad("original_max_position_embeddings", "more than 1")
     scale = config.count("max_position_embeddings") / original
     if scale <= 1:
         return 1.0

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from convert.arch import decoder
+from convert.arch.decoder import BLOCK, LAYER
 from convert.arch.table import Row
 from convert.config import Config
-from portable.errors import UnsupportedModel
 
 ARCHITECTURES: Sequence[str] = ("StableLmForCausalLM", "StableLMEpochForCausalLM")
 GGUF = "stablelm"
@@ -34,22 +34,33 @@ extra_tensors = decoder.no_extra_tensors
 
 
 def rows(config: Config) -> Sequence[Row]:
-    if config.flag("qk_layernorm"):
-        raise UnsupportedModel("StableLM with a norm for each head (12B) is not supported")
     bias = "required" if config.flag("use_qkv_bias") else ""
-    norms = (
-        ("model.norm", "output_norm"),
-        *(
-            (f"{decoder.LAYER}.{source}", f"{decoder.BLOCK}.{target}")
-            for source, target in decoder.PRE_NORMS
-        ),
-    )
+    # Where both parts read the same values, there is one norm for the two.
+    norms = decoder.PRE_NORMS[: 1 if config.flag("use_parallel_residual") else 2]
     return [
         *decoder.ends(),
-        *decoder.norms(decoder.PRE_NORMS),
-        *(Row(f"{source}.bias", f"{target}.bias", ("hidden",)) for source, target in norms),
+        Row("model.norm.bias", "output_norm.bias", ("hidden",)),
+        *decoder.norms(norms),
+        *(
+            Row(f"{LAYER}.{source}.bias", f"{BLOCK}.{target}.bias", ("hidden",))
+            for source, target in norms
+        ),
+        *(head_norms() if config.flag("qk_layernorm") else []),
         *decoder.attention(config, bias),
         *decoder.mlp(),
+    ]
+
+
+def head_norms() -> list[Row]:
+    """The 12B's: a norm for each head, stacked."""
+    return [
+        Row(
+            f"{LAYER}.self_attn.{part}_layernorm.norms.{{e}}.weight",
+            f"{BLOCK}.attn_{part}_norm.weight",
+            ("head",),
+            stack=heads,
+        )
+        for part, heads in (("q", "heads"), ("k", "kv_heads"))
     ]
 
 

@@ -21,6 +21,8 @@ Pick = Callable[[], Integers]
 class Row:
     """`source` -> `target`: `{i}` is the layer, `{e}` the expert, whose tensors are stacked.
 
+    `stack` names the size that says how many are stacked, where they are no experts.
+
     `dims` are names of `Family.sizes`: the shape of one source tensor. `pick` says which of its
     rows become the target's, in which order, once that shape is known to be true; `map` changes
     values (see `Part`). `shape` names the target's shape where a `whole` map changes it, `layers`
@@ -36,6 +38,7 @@ class Row:
     whole: bool = False
     shape: tuple[str, ...] = ()
     layers: Sequence[int] | None = None
+    stack: str = "experts"
 
 
 class Family(Protocol):
@@ -144,7 +147,7 @@ def filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
 def sources_of(row: Row, sizes: Mapping[str, int]) -> list[str]:
     if "{e}" not in row.source:
         return [row.source]
-    return [row.source.replace("{e}", str(e)) for e in range(sizes["experts"])]
+    return [row.source.replace("{e}", str(e)) for e in range(sizes[row.stack])]
 
 
 def _placed(row: Row, stored: list[Stored], sizes: Mapping[str, int]) -> Placed:

@@ -9,9 +9,9 @@ LLAMA_CPP is vendor/llama.cpp of the llama-cpp-python source archive that pyproj
 it with the project's own Python, whose llama_cpp quantizes; with NAMEs, for these tiny checkpoints
 alone. Each checkpoint is built by tests/checkpoints.py; the converter writes --outtype f32
 (lossless), f16 or bf16; Q4_K_M and Q8_0 are llama_model_quantize's of the f32 file; adapters go
-through convert_lora_to_gguf. Two things are patched: the converter knows a pre-tokenizer by a hash
-of its vocabulary, so it is told the name for the tiny vocabularies; and its module for Baichuan
-calls itself forever on all but one tensor.
+through convert_lora_to_gguf. Three things are patched: the converter knows a pre-tokenizer by a
+hash of its vocabulary, so it is told the name for the tiny vocabularies; its module for Baichuan
+calls itself forever on all but one tensor; that for StableLM drops the stacked norms of the 12B.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ packed = baichuan.BaichuanModel.modify_tensors
 baichuan.BaichuanModel.modify_tensors = lambda self, data, name, bid: (
     packed if "W_pack" in name else base.TextModel.modify_tensors
 )(self, data, name, bid)
+import conversion.stablelm as stablelm
+unfinished = stablelm.StableLMModel.modify_tensors
+def finished(*arguments):
+    yield from (yield from unfinished(*arguments)) or ()
+stablelm.StableLMModel.modify_tensors = finished
 sys.argv = ["convert_hf_to_gguf.py", *{arguments!r}]
 runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
