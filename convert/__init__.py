@@ -10,7 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from convert.options import Options
-from convert.quants import ADAPTER_TYPE, DEFAULT_QUANT, default_output_name, quant_name, quant_names
+from convert.quants import (
+    ADAPTER_TYPE,
+    DEFAULT_QUANT,
+    bits,
+    default_output_name,
+    quant_name,
+    quant_names,
+)
 from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ __all__ = [
     "Converted",
     "Options",
     "Progress",
+    "bits",
     "check_config",
     "convert",
     "convert_adapter",
@@ -38,10 +46,10 @@ _LATER = {
 }
 
 
-def wanted_files() -> list[str]:
+def wanted_files(*, weights: bool = True) -> list[str]:
     """Patterns of the files of a hub repository that a conversion reads; nothing else is needed."""
     return [
-        "*.safetensors",
+        *(["*.safetensors"] if weights else []),
         "*.safetensors.index.json",
         "config.json",
         "generation_config.json",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from convert.safetensors_file import SafetensorsFile, Stored
+from convert.remote import Remote, RemoteFile
+from convert.safetensors_file import SafetensorsFile, Stored, TensorFile
 from portable import lfs
 from portable.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
+WEIGHTS = "model*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 READ = {".safetensors", ".json", ".model", ".txt", ".jinja"}
@@ -21,9 +24,12 @@ MAX_JSON = 256 << 20
 
 
 class Checkpoint:
-    """A folder as a hub serves it. Nothing in it is ever executed: no pickle, no `auto_map`."""
+    """A folder as a hub serves it. Nothing in it is ever executed: no pickle, no `auto_map`.
 
-    def __init__(self, folder: Path) -> None:
+    `remote` are weights that belong in it and are somewhere else.
+    """
+
+    def __init__(self, folder: Path, remote: Iterable[Remote] = ()) -> None:
         try:
             mode = folder.stat().st_mode
         except (OSError, ValueError) as error:
@@ -37,7 +43,8 @@ class Checkpoint:
             )
         _check_pulled(folder)
         self.folder = folder
-        self.files: list[SafetensorsFile] = []
+        self.remote = {file.name: file for file in remote}
+        self.files: list[TensorFile] = []
         self.tensors: dict[str, Stored] = {}
 
     @property
@@ -96,7 +103,8 @@ class Checkpoint:
         """Fills `tensors` from one file or from shards; every problem is said before any work."""
         index = self._index()
         for name in self._shards(index):
-            file = SafetensorsFile(self.folder / name)
+            far = self.remote.get(name)
+            file = RemoteFile(far) if far else SafetensorsFile(self.folder / name)
             self.files.append(file)
             for tensor in file.tensors.values():
                 if tensor.name in self.tensors:
@@ -108,6 +116,11 @@ class Checkpoint:
     def close(self) -> None:
         for file in self.files:
             file.close()
+
+    def identities(self) -> Iterator[bytes]:
+        """What tells these weights from all others; nothing remote is read for it."""
+        for file in self.files:
+            yield file.identity
 
     def check_unchanged(self) -> None:
         for file in self.files:
@@ -130,14 +143,15 @@ class Checkpoint:
         return weight_map
 
     def _shards(self, index: dict[str, str] | None) -> list[str]:
-        found = sorted(path.name for path in self.folder.glob("model*.safetensors"))
+        here = {path.name for path in self.folder.glob(WEIGHTS)}
+        found = sorted(here | {name for name in self.remote if fnmatchcase(name, WEIGHTS)})
         if index is not None:
             wanted = sorted(set(index.values()))
         elif found:
             wanted = sorted({*found, *siblings(found)})
         else:
             raise self._no_weights()
-        missing = [name for name in wanted if not self.has(name)]
+        missing = [name for name in wanted if not (name in self.remote or self.has(name))]
         if missing:
             raise CheckpointError(
                 f"{len(missing)} of {len(wanted)} weight files missing: {', '.join(missing[:3])}",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from convert.adapter import Adapter
+from convert.adapter import SETTINGS, Adapter
 from convert.arch import FAMILIES, check_config
 from convert.arch.table import canonical
 from convert.checkpoint import Checkpoint
+from convert.remote import Remote
 from convert.safetensors_file import Stored
 from portable.errors import CheckpointError
 
@@ -18,8 +20,8 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 class Merged(Checkpoint):
     """The base's folder, with the tensors that the trained model would have."""
 
-    def __init__(self, folder: Path, adapter: Adapter) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, adapter: Adapter, remote: Iterable[Remote] = ()) -> None:
+        super().__init__(folder, remote)
         self.adapter = adapter
 
     def open_tensors(self) -> None:
@@ -42,6 +44,10 @@ class Merged(Checkpoint):
                 self._hold(base, updates[name].shape)
                 stored = replace(stored, change=updates[name])
             self.tensors[base.name] = stored
+
+    def identities(self) -> Iterator[bytes]:
+        yield from super().identities()
+        yield self.adapter.data(SETTINGS) or b""
 
     def _untie(self, names: dict[str, str]) -> None:
         """PEFT changes one of two tied matrices and leaves the other as it was."""

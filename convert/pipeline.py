@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
-from convert import metadata, writer
+from convert import metadata, streamed, writer
 from convert.adapter import Adapter
 from convert.checkpoint import Checkpoint
 from convert.gguf_file import padded
@@ -19,11 +19,10 @@ from convert.options import Options
 from convert.plan import FilePlan, Plan
 from convert.quantize import prepare
 from convert.quants import ADAPTER_TYPE
-from convert.report import Converted, Progress
+from convert.remote import Remote
+from convert.report import Converted, Progress, Report
 from convert.stream import chunks
 from portable.errors import UsageError
-
-Report = Callable[[Progress], None]
 
 
 def convert(
@@ -33,11 +32,14 @@ def convert(
     progress: Report | None = None,
     *,
     adapter: Path | None = None,
+    remote: Sequence[Remote] = (),
 ) -> Converted:
     """A checkpoint folder as one GGUF file, which appears at `output` only when it is complete.
 
-    `adapter` is the folder of a LoRA that is merged into the weights while they are read. An
-    earlier file at `output` stays as it was until the new one replaces it. Raises CheckpointError,
+    `adapter` is the folder of a LoRA that is merged into the weights while they are read. `remote`
+    are weights that are not in the folder: they are converted while they stream, are never stored,
+    and may raise NetworkError; the same call then goes on where it was. An earlier file at `output`
+    stays as it was until the new one replaces it. Raises CheckpointError,
     UnsupportedModel, UsageError, DiskError or Busy.
     """
     started = time.monotonic()
@@ -47,9 +49,9 @@ def convert(
     with ExitStack() as stack:
         if adapter:
             trained = stack.enter_context(closing(Adapter(adapter)))
-            checkpoint: Checkpoint = Merged(source, trained)
+            checkpoint: Checkpoint = Merged(source, trained, remote)
         else:
-            checkpoint = Checkpoint(source)
+            checkpoint = Checkpoint(source, remote)
         stack.enter_context(closing(checkpoint))
         plan = Plan(checkpoint, options, _name(options, source))
         return _run(plan, output, options, progress, started)
@@ -81,8 +83,10 @@ def convert_adapter(
 def _run(
     plan: FilePlan, output: Path, options: Options, progress: Report | None, started: float
 ) -> Converted:
-    with writer.locked(output):
-        _write(plan, output, options, progress or (lambda _: None))
+    remote = bool(plan.checkpoint.remote)
+    write = streamed.write if remote else _write
+    with writer.locked(output, resume=remote):
+        write(plan, output, options, progress or (lambda _: None))
     return Converted(
         path=output,
         size=output.stat().st_size,

@@ -116,6 +116,12 @@ ADAPTER_TYPE = "F32"  # as llama.cpp's converter of adapters, unless told otherw
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP32": "F32", "FP16": "F16"}
 
 
+def bits(quant: str) -> float:
+    """Bits that most of a model's values take; the whole file is a little larger."""
+    kind = TYPES[QUANTS[quant].type]
+    return 8 * kind.bytes / kind.block
+
+
 def quant_names() -> list[str]:
     """Every name that `quant_name` returns, large files first."""
     return list(QUANTS)

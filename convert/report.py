@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ class Progress:
     done_bytes: int
     total_bytes: int
     tensor: str
+
+
+Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def chunks(pieces: Iterable[Piece], threads: int) -> Iterator[Chunk]:
         for piece in pieces:
             for work in _works(piece):
                 pending.append((work, pool.submit(work.run)))
-                while len(pending) > 2 * threads:
+                while len(pending) > 2 * threads or (pending and pending[0][1].done()):
                     yield _finished(*pending.popleft())
         while pending:
             yield _finished(*pending.popleft())

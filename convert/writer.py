@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -53,8 +54,11 @@ def _problem(path: Path, source: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the right to write `path`; Busy when another conversion does not let go of it."""
+def locked(path: Path, *, resume: bool = False) -> Iterator[None]:
+    """Holds the right to write `path`; Busy when another conversion does not let go of it.
+
+    What earlier conversions left is removed, but for what one that can `resume` would go on with.
+    """
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
     try:
         lock.acquire()
@@ -65,7 +69,7 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise disk_error(error, f"{path} cannot be locked") from error
     try:
-        remove_partials(path)
+        remove_partials(path, keep=kept_names(path) if resume else ())
         yield
     finally:
         # Gone before the lock is: a waiter then finds either the old file or makes a new one.
@@ -74,12 +78,21 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def remove_partials(path: Path) -> None:
+def kept_names(path: Path) -> tuple[str, str]:
+    """A half file that a later run goes on with, and the journal that says how far it is."""
+    return f".{path.name}.streamed.partial", f".{path.name}.streamed.journal"
+
+
+def remove_partials(path: Path, keep: Sequence[str] = ()) -> None:
     """What a killed conversion left: whoever holds the lock knows that nobody writes it."""
     with suppress(OSError):
-        for partial in path.parent.iterdir():
-            if partial.name.startswith(f".{path.name}.") and partial.name.endswith(".partial"):
-                partial.unlink()
+        for left in path.parent.iterdir():
+            if (
+                left.name.startswith(f".{path.name}.")
+                and left.suffix in (".partial", ".journal", ".new")
+                and left.name not in keep
+            ):
+                left.unlink()
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -120,7 +133,7 @@ class PartialFile:
         self.written = 0
 
     def __enter__(self) -> PartialFile:
-        with self._reported():
+        with self.reported():
             self._file: BinaryIO = self.partial.open("xb", buffering=0)
         return self
 
@@ -136,7 +149,7 @@ class PartialFile:
             self.partial.unlink(missing_ok=True)
 
     def write(self, data: bytes | memoryview) -> None:
-        with self._reported():
+        with self.reported():
             view = memoryview(data).cast("B")
             while view:
                 done = self._file.write(view)
@@ -148,7 +161,7 @@ class PartialFile:
 
         `accept` may still refuse the file, by an error.
         """
-        with self._reported():
+        with self.reported():
             os.fsync(self._file.fileno())
             self._file.seek(0)
             self._file.write(head)
@@ -156,9 +169,9 @@ class PartialFile:
             self._file.close()
             self._check(head)
         accept(self.partial)
-        with self._reported():
+        with self.reported():
             self.partial.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def _check(self, head: bytes) -> None:
         with self.partial.open("rb") as file:
@@ -171,7 +184,7 @@ class PartialFile:
             )
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def reported(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -179,7 +192,49 @@ class PartialFile:
             raise disk_error(error, what) from error
 
 
-def _sync_folder(folder: Path) -> None:
+class KeptFile(PartialFile):
+    """One that stays when its writing is interrupted, and is written at any place."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, size)
+        self.partial = path.with_name(kept_names(path)[0])
+
+    def __enter__(self) -> KeptFile:
+        with self.reported():
+            self._file = self.partial.open("r+b" if self.partial.exists() else "x+b", buffering=0)
+            self._file.truncate(self.size)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+    def write_at(self, offset: int, data: memoryview) -> None:
+        with self.reported():
+            self._file.seek(offset)
+        self.write(data)
+
+    def sync(self) -> None:
+        """Makes durable what is written."""
+        with self.reported():
+            os.fsync(self._file.fileno())
+
+    def sha256(self, start: int) -> str:
+        """The digest of everything from `start` on, as it lies on the disk."""
+        digest = hashlib.sha256()
+        with self.reported():
+            self._file.seek(start)
+            while block := self._file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def remove(self) -> None:
+        self._file.close()
+        with suppress(OSError):
+            self.partial.unlink()
+
+
+def sync_folder(folder: Path) -> None:
     """The rename itself must survive a power cut; Windows has no such call."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+PIECE = 1 << 16
 LFS_FROM = 1000  # bytes: larger files are kept as Git LFS objects, on another host
 COMMIT = "c0ffee" + "0" * 34
 
@@ -44,9 +45,11 @@ class Request:
 class State:
     repos: dict[str, Repo] = field(default_factory=dict)
     # path of a file -> what happens to its next transfers: ("cut", n), ("wrong",), ("html",),
-    # ("stall", n), ("no range",), ("status", n)
+    # ("stall", n), ("slow", seconds before each PIECE bytes), ("no range",), ("status", n)
     faults: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
     log: list[Request] = field(default_factory=list)
+    # path of a file -> first byte of each transfer, and the one after its last.
+    sent: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     wake: threading.Event = field(default_factory=threading.Event)
     token: str = "hub-secret-token"
     # Sent in place of every listing, when it is set.
@@ -224,27 +227,44 @@ class Handler(BaseHTTPRequestHandler):
             data = b"<html>please log in to this network</html>"
         if kind == "wrong":
             data = bytes(255 - byte for byte in data)
-        start = self.range_start(len(data)) if kind != "no range" else 0
+        span = self.range_of(len(data)) if kind != "no range" else None
+        start, stop = span or (0, len(data))
         if start >= len(data) > 0:
             return self.send_json(416, {}, Content_Range=f"bytes */{len(data)}")
-        self.send_response(206 if start else 200)
-        headers = {**headers, "Content-Length": str(len(data) - start), "Accept-Ranges": "bytes"}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send_response(206 if span else 200)
+        headers = {**headers, "Content-Length": str(stop - start), "Accept-Ranges": "bytes"}
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        end = start + numbers[0] if kind in ("cut", "stall") else len(data)
-        self.wfile.write(data[start:end])
+        self.send_body(path, data, (start, stop), (kind, *numbers))
+
+    def send_body(
+        self, path: str, data: bytes, span: tuple[int, int], fault: tuple[Any, ...]
+    ) -> None:
+        (start, stop), (kind, *numbers) = span, fault
+        end = min(stop, start + numbers[0]) if kind in ("cut", "stall") else stop
+        sent = self.state.sent.setdefault(path, [])
+        sent.append((start, start))
+        number = len(sent) - 1
+        for at in range(start, end, PIECE):
+            if kind == "slow":
+                self.state.wake.wait(numbers[0])
+            sent[number] = (start, min(at + PIECE, end))
+            self.wfile.write(data[at : min(at + PIECE, end)])
         if kind == "stall":
             self.wfile.flush()
             self.state.wake.wait(30)
 
-    def range_start(self, size: int) -> int:
-        match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        return int(match[1]) if match else 0
+    def range_of(self, size: int) -> tuple[int, int] | None:
+        """The first byte asked for, and the one after the last."""
+        match = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not match:
+            return None
+        return int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
 
 
 ROUTES = [

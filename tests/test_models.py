@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from convert import Options, convert
 from portable import store
 from portable.cli import app
-from portable.obtain import Wish, local
+from portable.obtain import Checkpoint, Wish, local
 from portable.progress import silent
 
 ROOT = Path(__file__).parents[1]
@@ -487,7 +487,7 @@ def test_a_second_process_waits_and_uses_what_the_first_made(
         assert waits(child)
         record = store.Record("local", str(real), "Q4_K_M", "", commit=local.state(real))
         wish = Wish(None, None, True, lambda _: None, silent)
-        made = local.convert_into_store(real, record, real.name, wish)
+        made = local.convert_into_store(Checkpoint(real, real.name), record, wish)
         time.sleep(0.5)
         assert child.poll() is None
     out, err = child.communicate(timeout=60)

@@ -20,10 +20,12 @@ from portable.errors import (
     UnsupportedModel,
     UsageError,
 )
-from portable.obtain import Model, fetch_checkpoint, obtain
+from portable.obtain import Model, Wish, fetch_checkpoint, obtain
+from portable.progress import silent
 
 REPO = "org/Tiny-1.5B-Chat"
 QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
+WISH = Wish(None, None, False, print, silent)
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -368,10 +370,10 @@ def test_offline_opens_no_socket(
 
 def test_fetch_checkpoint_gives_the_folder_and_the_name(fake: FakeHub, checkpoint: Path) -> None:
     fake.add(REPO, files(checkpoint))
-    got = fetch_checkpoint(REPO, say=print)
+    got = fetch_checkpoint(REPO, WISH)
     assert (got.name, got.full_id) == ("Tiny-1.5B-Chat", REPO)
     assert (got.folder / "model.safetensors").is_file()
-    assert fetch_checkpoint(str(checkpoint), say=print).folder == checkpoint
+    assert fetch_checkpoint(str(checkpoint), WISH).folder == checkpoint
     assert not store.listing()
 
 
@@ -380,4 +382,4 @@ def test_fetch_checkpoint_refuses_a_gguf(fake: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     for name in (REPO, str(tmp_path / "a.gguf")):
         with pytest.raises(UsageError, match="GGUF"):
-            fetch_checkpoint(name, say=print)
+            fetch_checkpoint(name, WISH)

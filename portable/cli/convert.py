@@ -15,7 +15,7 @@ from portable.flags import complete_model, folder_or_file
 
 if TYPE_CHECKING:
     from convert import Converted, Options
-    from portable.obtain.model import Wish
+    from portable.obtain import Wish
 
 
 @app.command()
@@ -44,13 +44,21 @@ def convert(
         bool, typer.Option("--merge", help="Merge a LoRA adapter into its base.")
     ] = False,
     verify: Annotated[bool, typer.Option(help="Check the file before it takes its place.")] = True,
+    keep: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep/--stream",
+            help="Store the checkpoint, or convert it as it streams.",
+            show_default="stored if the disk can hold it",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> int:
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
     import convert as converter
     from portable import hub
+    from portable.obtain import Wish
     from portable.obtain.adapter import adapter_folder, base_name
-    from portable.obtain.model import Wish
     from portable.progress import progress, size
     from portable.verify import accepting
 
@@ -67,7 +75,7 @@ def convert(
         if verify and (merge or not adapter):
             accept = accepting(say, report, brief=quiet)
             options = dataclasses.replace(options, accept=accept)
-        wish = Wish(options.quant, revision, offline, say, report)
+        wish = Wish(options.quant, revision, offline, say, report, keep)
         if adapter and not merge:
             done = _adapter(base, adapter, output, options, wish)
         else:
@@ -85,9 +93,7 @@ def _model(
     import convert as converter
     from portable.obtain import fetch_checkpoint
 
-    source = fetch_checkpoint(
-        model, revision=wish.revision, offline=wish.offline, say=say, progress=wish.report
-    )
+    source = fetch_checkpoint(model, wish)
     name = f"{source.name}-{adapter.resolve().name}" if adapter else source.name
     return converter.convert(
         source.folder,
@@ -95,6 +101,7 @@ def _model(
         dataclasses.replace(options, name=name),
         progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor),
         adapter=adapter,
+        remote=source.weights,
     )
 
 

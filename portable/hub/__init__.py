@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from portable.hub.base import Hub, Snapshot, offline_by_environment
+from portable.hub.hub_file import HubFile
 from portable.hub.mixing import Taken, take_over
 from portable.hub.names import (
     Listing,
@@ -27,6 +28,7 @@ TITLES = {"ms": "ModelScope", "hf": "Hugging Face"}
 __all__ = [
     "TITLES",
     "Hub",
+    "HubFile",
     "Listing",
     "Ref",
     "RemoteFile",

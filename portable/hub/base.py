@@ -14,7 +14,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from portable.hub.names import Listing, RemoteFile, is_id, is_revision, unsafe_n
 from portable.hub.probe import Probe
 from portable.progress import Report, silent
 
+BLOCK = 1 << 18  # bytes that are read from a connection at a time
 # A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
 TOKEN_HOSTS = ("huggingface.co", "modelscope.cn", "modelscope.ai")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
@@ -37,6 +38,14 @@ Tick = Callable[[int], None]
 class Snapshot(NamedTuple):
     folder: Path
     commit: str | None
+
+
+class Answer(NamedTuple):
+    """What a hub answers to a request for bytes: 206 and their range, or 200 and all of them."""
+
+    status: int
+    content_range: str
+    blocks: Iterator[bytes]
 
 
 class Damaged(Exception):
@@ -80,7 +89,7 @@ class Hub(ABC):
             raise self.offline(repo)
         if not self.probe.answered:
             raise NetworkError(f"{self.title} ({self.host}) does not answer", hint=self._way_out)
-        with self._explained(repo, revision):
+        with self.explained(repo, revision):
             listing = self._list(repo, revision)
         if not all(isinstance(f.path, str) and f.size >= 0 for f in listing.files):
             raise self._nonsense("a listing that makes no sense")
@@ -120,7 +129,7 @@ class Hub(ABC):
             def tick(count: int, base: int = done, name: str = file.path) -> None:
                 report("downloading", base + count, total, name)
 
-            with self._explained(listing.repo, listing.revision):
+            with self.explained(listing.repo, listing.revision):
                 self._fetch_twice(listing, file, tick)
             done += file.size
             tick(file.size)
@@ -198,7 +207,7 @@ class Hub(ABC):
         )
 
     @contextmanager
-    def _explained(self, repo: str, revision: str | None) -> Iterator[None]:
+    def explained(self, repo: str, revision: str | None) -> Iterator[None]:
         """The client's errors become ours; anything that is a bug stays as it is."""
         try:
             yield
@@ -289,6 +298,12 @@ class Hub(ABC):
     @abstractmethod
     def _fetch(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
         """One file into `folder`, or Damaged and no trace of it; `tick` gets its bytes so far."""
+
+    @abstractmethod
+    def request(
+        self, listing: Listing, file: RemoteFile, start: int, stop: int
+    ) -> AbstractContextManager[Answer]:
+        """Asks for the bytes of a file from `start` to before `stop`, which are not stored."""
 
     @abstractmethod
     def _page(self, repo: str) -> str:

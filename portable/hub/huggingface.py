@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,14 +21,15 @@ from filelock import FileLock
 from huggingface_hub import constants
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 
 from portable.errors import NetworkError
-from portable.hub.base import Damaged, Hub, Tick, checksum
+from portable.hub.base import BLOCK, Answer, Damaged, Hub, Tick, checksum
 from portable.hub.names import Listing, RemoteFile
 
 # What matters reaches us as exceptions; a cut loses at most one chunk, 10 MB by its default.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
+constants.DOWNLOAD_CHUNK_SIZE = BLOCK
 
 PARTIAL = ".portable.incomplete"
 
@@ -122,14 +125,11 @@ class HuggingFace(Hub):
         if there > file.size:
             partial.unlink()
             there = 0
-        url = hf.hf_hub_url(
-            listing.repo, file.path, revision=listing.commit, endpoint=self.endpoint
-        )
         headers = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
         with partial.open("ab") as stream:
             try:
                 http_get(
-                    url,
+                    self._url(listing, file),
                     stream,
                     resume_size=there,
                     headers=headers,
@@ -141,6 +141,28 @@ class HuggingFace(Hub):
                     raise
         _check(partial, file, partial)
         partial.replace(self.place(listing, file))
+
+    @contextmanager
+    def request(
+        self, listing: Listing, file: RemoteFile, start: int, stop: int
+    ) -> Iterator[Answer]:
+        wanted = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+        with http_stream_backoff(
+            "GET",
+            self._url(listing, file),
+            headers=build_hf_headers(token=self._token) | wanted,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            retry_on_exceptions=(),
+            retry_on_status_codes=(429,),
+        ) as response:
+            hf_raise_for_status(response)
+            span = response.headers.get("Content-Range", "")
+            yield Answer(response.status_code, span, response.iter_bytes(BLOCK))
+
+    def _url(self, listing: Listing, file: RemoteFile) -> str:
+        return hf.hf_hub_url(
+            listing.repo, file.path, revision=listing.commit, endpoint=self.endpoint
+        )
 
     def _link(self, listing: Listing, file: RemoteFile) -> None:
         """The client's own last step: the snapshot's name for a blob that is there."""

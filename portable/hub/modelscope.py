@@ -9,13 +9,15 @@ import functools
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import modelscope_hub
 from modelscope_hub import _download, _legacy_api
 
-from portable.hub.base import Damaged, Hub, Tick
+from portable.hub.base import BLOCK, Answer, Damaged, Hub, Tick
 from portable.hub.names import Listing, RemoteFile
 
 # It draws bars of its own on stderr, and logs there: what matters reaches us as exceptions.
@@ -119,6 +121,19 @@ class ModelScope(Hub):
             expected = f"sha256 {file.sha256}" if file.sha256 else f"{file.size} bytes"
             raise Damaged(expected, _got(str(error))) from error
         note.unlink(missing_ok=True)
+
+    @contextmanager
+    def request(
+        self, listing: Listing, file: RemoteFile, start: int, stop: int
+    ) -> Iterator[Answer]:
+        wanted = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+        revision = listing.revision or DEFAULT_REVISION
+        legacy = self._api.legacy
+        with legacy.download_stream(
+            listing.repo, "model", file.path, revision, headers=wanted
+        ) as response:
+            span = response.headers.get("Content-Range", "")
+            yield Answer(response.status_code, span, response.iter_content(BLOCK))
 
     def _page(self, repo: str) -> str:
         return f"https://modelscope.cn/models/{repo}"

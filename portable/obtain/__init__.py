@@ -10,6 +10,8 @@ A model that the user named is never replaced by another.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import convert
 from portable import hub
 from portable.errors import UsageError
@@ -44,27 +46,17 @@ def obtain(
     return local.folder(path, wish) if local.is_folder(path) else local.file(path, wish)
 
 
-def fetch_checkpoint(
-    model: str,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    say: Say,
-    progress: Report = silent,
-) -> Checkpoint:
+def fetch_checkpoint(model: str, wish: Wish) -> Checkpoint:
     """The checkpoint folder that `model` names, downloaded if need be, for a conversion elsewhere.
 
     Raises what `obtain` raises, and UsageError for what is no checkpoint but a GGUF already.
     """
-    offline = offline or hub.offline_by_environment()
     path = local.path_of(model)
     if path and local.is_folder(path):
         return Checkpoint(path, path.resolve().name)
     if path:
         local.gguf_file(path)
         raise UsageError(f"{path} is a GGUF already", hint=f"run it: portable chat {path}")
-    wish = Wish(None, revision, offline, say, progress)
+    wish = replace(wish, offline=wish.offline or hub.offline_by_environment())
     targets, wish = remote.targets_of(remote.ref(model), wish)
-    found = remote.find(targets, wish)
-    target, snapshot = found.target, remote.checkpoint(found, wish)
-    return Checkpoint(snapshot.folder, target.suffix, target.entry, target.repo, snapshot.commit)
+    return remote.checkpoint(remote.find(targets, wish), wish)

@@ -11,7 +11,7 @@ from pathlib import Path
 import convert
 from portable import catalogue, gguf, lfs, store
 from portable.errors import CheckpointError, ModelFileError, UsageError
-from portable.obtain.model import Model, Wish
+from portable.obtain.model import Checkpoint, Model, Wish
 from portable.verify import accepting
 
 
@@ -117,7 +117,8 @@ def _convert_folder(path: Path, wish: Wish) -> Model:
     found = _converted(record)
     if not found:
         with store.turn("local", str(real), None, wish.waiting(real.name)):
-            found = _converted(record) or convert_into_store(real, record, real.name, wish)
+            source = Checkpoint(real, real.name)
+            found = _converted(record) or convert_into_store(source, record, wish)
     return Model(found.path, real.name, source=f"{found.quant} of the folder {path}")
 
 
@@ -136,17 +137,19 @@ def state(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def convert_into_store(source: Path, record: store.Record, name: str, wish: Wish) -> store.Record:
+def convert_into_store(source: Checkpoint, record: store.Record, wish: Wish) -> store.Record:
     """Convert into the store, then write the record: only then the model is there."""
+    name = source.name
     file_name = convert.default_output_name(name, record.quant)
     output = store.target(record.hub, record.repo, file_name, record.revision)
     wish.say(f"converting {name} to {record.quant}")
     accept = accepting(wish.say, wish.report, brief=True)
     convert.convert(
-        source,
+        source.folder,
         output,
         convert.Options(quant=record.quant, name=name, accept=accept),
         progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor or ""),
+        remote=source.weights,
     )
     done = replace(record, file=str(output), converter=_version())
     store.save(done)

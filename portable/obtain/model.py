@@ -29,13 +29,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder to convert; `name` is the model's, for the folder may be called by a commit."""
+    """A folder to convert; `name` is the model's, for the folder may be called by a commit.
+
+    `weights` are not in the folder: they are to be converted as they stream.
+    """
 
     folder: Path
     name: str
     entry: catalogue.Entry | None = None
     full_id: str | None = None
     commit: str | None = None
+    weights: tuple[hub.HubFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for, beside the name. `quant` None: the model's own default."""
+    """What was asked for, beside the name. `quant` None: the model's own default.
+
+    `keep`: whether a checkpoint is stored before it is converted; None: if the disk can hold it.
+    """
 
     quant: str | None
     revision: str | None
     offline: bool
     say: Say
     report: Report
+    keep: bool | None = None
 
     def waiting(self, name: str) -> Callable[[], None]:
         """What to do when another process is making the model already."""

@@ -10,9 +10,10 @@ from pathlib import Path
 import convert
 from portable import catalogue, elsewhere, gguf, hub, store
 from portable.errors import CheckpointError, NetworkError, NotOnHub, UsageError
+from portable.obtain import streaming
 from portable.obtain.choice import choose
 from portable.obtain.local import convert_into_store
-from portable.obtain.model import Found, Model, Target, Wish
+from portable.obtain.model import Checkpoint, Found, Model, Target, Wish
 
 
 def ref(model: str) -> hub.Ref:
@@ -116,9 +117,9 @@ def _make(found: Found, wish: Wish) -> Model:
         record = replace(record, file=str(folder / first.path), sha256=sha256, own=own)
         store.save(record)
     else:
-        snapshot = checkpoint(found, wish)
-        record = _record(target, wish, wish.quant or target.quant, snapshot.commit)
-        record = convert_into_store(snapshot.folder, record, target.suffix, wish)
+        origin = checkpoint(found, wish)
+        record = _record(target, wish, wish.quant or target.quant, origin.commit)
+        record = convert_into_store(origin, record, wish)
     return _model(record, target)
 
 
@@ -131,11 +132,15 @@ def is_gguf(listing: hub.Listing, quant: str | None) -> bool:
     return quant is not None and hub.has_gguf(listing, quant)
 
 
-def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
-    """The files that a conversion reads; config.json is judged before any weight is fetched."""
+def checkpoint(found: Found, wish: Wish) -> Checkpoint:
+    """The files that a conversion reads, but weights that are to stream.
+
+    config.json is judged before any weight is fetched.
+    """
+    target, source, listing = found.target, found.source, found.listing
+    repo = target.repo
     if found.folder:
-        return hub.Snapshot(found.folder, None)
-    source, listing, repo = found.source, found.listing, found.target.repo
+        return Checkpoint(found.folder, target.suffix, target.entry, repo)
     assert listing, "found on a hub"
     if not any(f.path == "config.json" for f in listing.files):
         what = "GGUF files: run it as it is" if listing.ggufs else "no config.json"
@@ -150,10 +155,16 @@ def checkpoint(found: Found, wish: Wish) -> hub.Snapshot:
             hint="choose a repository with safetensors files: pickle files can run any code",
         )
     wish.say(f"downloading {repo} from {found.where}")
-    patterns = convert.wanted_files()
-    mix(found, listing.select(patterns), wish)
-    check = partial(convert.check_config, name=repo)
-    return source.snapshot(listing, patterns, check=check, report=wish.report)
+    files = listing.select(convert.wanted_files())
+    mix(found, files, wish)
+    far = streaming.weights(found, listing, files, wish)
+    folder, commit = source.snapshot(
+        listing,
+        convert.wanted_files(weights=not far),
+        check=partial(convert.check_config, name=repo),
+        report=wish.report,
+    )
+    return Checkpoint(folder, target.suffix, target.entry, repo, commit, far)
 
 
 def mix(found: Found, files: Sequence[hub.RemoteFile], wish: Wish) -> None:

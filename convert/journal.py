@@ -1,0 +1,61 @@
+"""How far a conversion has come whose checkpoint streams by: what a later run need not do again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from convert.writer import disk_error, sync_folder
+
+
+class Journal:
+    """`files` are complete, and `pieces` of the next one, up to where its digest was `state`.
+
+    Kept beside the output, and true only of the same `plan`: a digest of what decides the bytes.
+    It is saved after the bytes that it speaks of are durable, never before.
+    """
+
+    def __init__(self, path: Path, plan: str) -> None:
+        self.path = path
+        self.plan = plan
+        self.files = 0
+        self.pieces = 0
+        self.state: str | None = None
+
+    def load(self) -> bool:
+        """Goes on where an earlier run stopped; False when there is none, or of another plan."""
+        try:
+            checksum, body = self.path.read_text(encoding="ascii").split("\n", 1)
+            if checksum != _sha256(body):
+                return False
+            plan, files, pieces, state = json.loads(body)
+        except (OSError, ValueError):
+            return False
+        if plan == self.plan:
+            self.files, self.pieces, self.state = files, pieces, state
+        return bool(plan == self.plan)
+
+    def save(self, files: int, pieces: int, state: str | None) -> None:
+        self.files, self.pieces, self.state = files, pieces, state
+        body = json.dumps([self.plan, files, pieces, state])
+        fresh = self.path.with_name(self.path.name + ".new")
+        try:
+            with fresh.open("w", encoding="ascii") as stream:
+                stream.write(f"{_sha256(body)}\n{body}")
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise disk_error(error, f"{self.path} cannot be written") from error
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
