@@ -1,6 +1,6 @@
 """GGUF files that other programs on this machine hold; reads their folders and never writes there.
 
-    find("ms", "Qwen/Qwen3-4B-GGUF", "Q4_K_M")  ->  Held("LM Studio", ..., path)
+    of("hf", "Qwen/Qwen3-4B-GGUF")  ->  [Held("LM Studio", ..., path)]
 
 Known are the caches of the hubs' clients and of llama.cpp, LM Studio's folder and Ollama's blobs.
 """
@@ -45,14 +45,15 @@ def everything() -> list[Held]:
     return sorted(found.values(), key=lambda h: (h.app, h.name, h.path.name))
 
 
-def find(hub: str, repo: str, quant: str) -> Held | None:
-    """The GGUF of that quantization from that repository, whole."""
+def of(hub: str, repo: str) -> list[Held]:
+    """The whole GGUFs that came from that repository."""
+    found: dict[Path, Held] = {}
     for app in APPS:
         for held in app(repo):
             same = held.hub == hub and (held.repo or "").casefold() == repo.casefold()
-            if same and gguf.has_quant(held.file, quant) and _whole(held.path):
-                return held
-    return None
+            if same and _whole(held.path):
+                found.setdefault(held.path.resolve(), held)
+    return list(found.values())
 
 
 def _whole(path: Path) -> bool:

@@ -50,6 +50,14 @@ class Item:
             out |= {"quant": record.quant, "licence": record.licence or out.get("licence")}
         return out
 
+    def checkpoint(self) -> Path | None:
+        """Where the weights that it was converted from lie in a hub client's cache."""
+        record = self.record
+        if not record or not record.converter or record.hub == "local":
+            return None
+        folder = hub.connect(record.hub).cached(record.repo, record.revision)
+        return folder if folder and any(folder.glob("*.safetensors")) else None
+
     def remove(self) -> list[Path]:
         """Forget it and delete its files, if they came to this disk for it; returns those."""
         assert self.record, "only the store's own"
@@ -187,6 +195,9 @@ class Partial:
 
     path: Path
     size: int
+
+    def checkpoint(self) -> None:
+        """It has none."""
 
     def remove(self) -> list[Path]:
         """Raises DiskError."""

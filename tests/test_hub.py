@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import modelscope_hub
 import pytest
 from hubs import FakeHub, environment, serving
 
@@ -24,6 +25,7 @@ from portable.errors import (
     UnsupportedModel,
     UsageError,
 )
+from portable.progress import Bars
 
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {
@@ -248,9 +250,11 @@ def test_a_stall_reconnects(fake: FakeHub, key: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.3)
     fake.add(REPO, FILES)
-    fake.fault("model.safetensors", ("stall", 200_000))
+    fake.fault("model.safetensors", ("stall", 300_000))
     folder, _ = get(key)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    came = [r.headers["range"] for r in fake.state.asked("safetensors") if "range" in r.headers]
+    assert came and 0 < int(came[0].removeprefix("bytes=").rstrip("-")) <= 300_000
 
 
 def test_a_server_without_ranges_starts_over(fake: FakeHub) -> None:
@@ -258,6 +262,54 @@ def test_a_server_without_ranges_starts_over(fake: FakeHub) -> None:
     fake.fault("model.safetensors", ("cut", 300_000), ("no range",))
     folder, _ = get("hf")
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+class Display:
+    """What a terminal's bar is told."""
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def add_task(self, *_: object, **__: object) -> int:
+        return 0
+
+    def update(self, task: int, *, completed: int, **_: object) -> None:
+        self.shown.append(completed)
+
+
+@BOTH
+def test_the_bar_never_goes_back_when_a_transfer_starts_over(fake: FakeHub, key: str) -> None:
+    fake.add(REPO, FILES)
+    fake.fault("model.safetensors", ("cut", 600_000), ("no range",))
+    display, told = Display(), []  # type: tuple[Display, list[int]]
+    bar = Bars(display)
+
+    def report(phase: str, done: int, total: int, detail: str) -> None:
+        told.append(done)
+        bar(phase, done, total, detail)
+
+    get(key, report=report)
+    assert told != sorted(told) and display.shown == sorted(display.shown)
+    assert display.shown[-1] == told[-1]
+
+
+def log_in(folder: Path, token: str) -> None:
+    """As `hf auth login` and `modelscope login` leave it."""
+    (folder / "hf-token").write_text(token)
+    modelscope_hub.HubConfig(token=None).save_token(token)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["gated", "private"])
+def test_an_earlier_login_opens_what_is_gated_and_private(
+    fake: FakeHub, key: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add(REPO, FILES, **{kind: True})
+    monkeypatch.setenv("PORTABLE_TOKEN_HOST", "127.0.0.1")
+    with pytest.raises(UsageError):
+        get(key)
+    log_in(tmp_path, fake.state.token)
+    assert (get(key).folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def half_a_file(folder: Path) -> bool:

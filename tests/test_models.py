@@ -281,6 +281,14 @@ def test_rm_deletes_what_was_downloaded_for_it(fake: FakeHub, ready: bytes, sche
     assert not path.exists() and not blob.exists() and not store.listing()
 
 
+@BOTH
+def test_rm_says_where_the_checkpoint_stays(fake: FakeHub, checkpoint: Path, scheme: str) -> None:
+    fake.add(SOURCE, contents(checkpoint))
+    portable("pull", scheme + SOURCE)
+    line = next(x for x in portable("rm", "-y", SOURCE).err.splitlines() if "stays in" in x)
+    assert (Path(line.partition(" stays in ")[2]) / "model.safetensors").is_file()
+
+
 def test_rm_leaves_what_was_there_before(fake: FakeHub, ready: bytes) -> None:
     fake.add(REPO, {"m-Q4_K_M.gguf": ready})
     path = portable("pull", f"ms://{REPO}", "m-Q4_K_M.gguf").path
@@ -341,6 +349,19 @@ def test_broken_off_work_is_listed_and_pruned(
     assert portable("list", "--json").json["partial"] == []
     left = [p for p in tmp_path.rglob("*") if "incomplete" in p.name or "partial" in p.name]
     assert left == [foreign]
+
+
+def test_names_with_spaces_and_chinese(
+    fake: FakeHub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "我的 模型" / "千问 1.5B")
+    monkeypatch.setenv("PORTABLE_HOME", str(tmp_path / "数据 home"))
+    path = portable("pull", folder).path
+    assert path.is_file() and path.is_relative_to(tmp_path / "数据 home")
+    assert str(folder) in portable("list").out
+    assert portable("show", folder, "--json").json["path"] == str(path)
+    portable("rm", "-y", folder)
+    assert not path.exists() and folder.is_dir()
 
 
 # --- other programs
@@ -422,6 +443,14 @@ def test_another_quant_revision_or_repository_is_not_taken(
 def test_half_a_file_is_not_taken(fake: FakeHub, home: Path, ready: bytes, program: Any) -> None:
     program(home, ready[:3000])
     assert "has no model" in portable("pull", REPO, code=2).err
+
+
+def test_another_quant_is_offered(fake: FakeHub, home: Path, ready: bytes) -> None:
+    fake.add(REPO, {"tiny-Q8_0.gguf": ready})
+    path = lm_studio(home, ready)
+    ran = portable("pull", f"hf://{REPO}:Q8_0")
+    assert f"LM Studio has another file of {REPO}: portable chat {path}" in ran.err
+    assert ran.path != path
 
 
 def test_the_other_hubs_file_is_not_taken_for_a_scheme(

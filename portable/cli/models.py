@@ -181,6 +181,7 @@ def rm(
     if not yes and not _agreed(list(chosen)):
         say("nothing is deleted")
         return 1
+    folders = sorted({str(found) for thing in chosen.values() if (found := thing.checkpoint())})
     removed = [str(path) for thing in chosen.values() for path in thing.remove()]
     kept = [str(path) for path in chosen if path.exists()]
     if as_json:
@@ -189,6 +190,8 @@ def rm(
         say(f"deleted {path}")
     for path in kept:
         say(f"{path} stays: it was there before it was pulled")
+    for folder in folders:
+        say(f"the checkpoint that was converted stays in {folder}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What both hubs have in common: list, choose, fetch, check, explain; imports no client.
+"""What both hubs have in common: list, choose, fetch and check; imports no client.
 
 A file is checked against the hub's own checksum before it gets its name. When it is wrong only
 that file is thrown away, and fetched once more.
@@ -6,32 +6,24 @@ that file is thrown away, and fetched once more.
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
 import os
 import shutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from portable.errors import DiskError, NetworkError, NotOnHub, PortableError, UsageError
+from portable.errors import DiskError, NetworkError, UsageError
 from portable.hub.names import Listing, RemoteFile, is_id, is_revision, unsafe_name
 from portable.hub.probe import Probe
+from portable.hub.site import Damaged, Site
 from portable.progress import Report, silent
 
 BLOCK = 1 << 18  # bytes that are read from a connection at a time
-# A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
-TOKEN_HOSTS = ("huggingface.co", "modelscope.cn", "modelscope.ai")
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
-# What a client does when the answer is JSON of another shape, or no JSON at all.
-_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
-_CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "modelscope_hub", "huggingface_hub"}
-
 Tick = Callable[[int], None]
 
 
@@ -48,26 +40,14 @@ class Answer(NamedTuple):
     blocks: Iterator[bytes]
 
 
-class Damaged(Exception):
-    """A file arrived whole, and is not the one that the hub lists; its bytes are gone already."""
-
-    def __init__(self, expected: str, got: str) -> None:
-        super().__init__(f"expected {expected}, got {got}")
-
-
 def offline_by_environment() -> bool:
     """`PORTABLE_OFFLINE` or `HF_HUB_OFFLINE` set to anything but 0, no or false."""
     values = (os.environ.get(name, "") for name in ("PORTABLE_OFFLINE", "HF_HUB_OFFLINE"))
     return any(value.strip().lower() not in ("", "0", "no", "false", "off") for value in values)
 
 
-class Hub(ABC):
+class Hub(Site):
     """One hub. The methods at the end are all that its client has to answer."""
-
-    key: str
-    title: str
-    endpoint_variable: str
-    token_variable: str
 
     def __init__(self, local_dir: Path | None = None) -> None:
         """Files go to the client's cache, or as plain files into `local_dir`."""
@@ -88,11 +68,11 @@ class Hub(ABC):
         if offline_by_environment():
             raise self.offline(repo)
         if not self.probe.answered:
-            raise NetworkError(f"{self.title} ({self.host}) does not answer", hint=self._way_out)
+            raise NetworkError(f"{self.title} ({self.host}) does not answer", hint=self.way_out)
         with self.explained(repo, revision):
             listing = self._list(repo, revision)
         if not all(isinstance(f.path, str) and f.size >= 0 for f in listing.files):
-            raise self._nonsense("a listing that makes no sense")
+            raise self.nonsense("a listing that makes no sense")
         return listing
 
     def cached(self, repo: str, revision: str | None = None) -> Path | None:
@@ -181,94 +161,6 @@ class Hub(ABC):
                 hint="free some space, or move the hub's cache: HF_HOME, MODELSCOPE_CACHE",
             )
 
-    @property
-    def host(self) -> str:
-        """For messages: an address may carry a password, a host name does not."""
-        return urlsplit(self.endpoint).hostname or "?"
-
-    @property
-    def may_send_token(self) -> bool:
-        host = self.host.lower()
-        official = any(host == h or host.endswith("." + h) for h in TOKEN_HOSTS)
-        return official or host == os.environ.get("PORTABLE_TOKEN_HOST", "").lower()
-
-    @property
-    def _way_out(self) -> str:
-        other = "hf://org/name asks Hugging Face" if self.key == "ms" else "ms:// asks ModelScope"
-        return (
-            f"check the network and HTTPS_PROXY, or name a mirror in {self.endpoint_variable}; "
-            f"{other}; --offline uses what is on this disk"
-        )
-
-    def offline(self, repo: str) -> NetworkError:
-        return NetworkError(
-            f"{repo} is not on this disk, and offline nothing is downloaded",
-            hint="go online once, without --offline, PORTABLE_OFFLINE and HF_HUB_OFFLINE",
-        )
-
-    @contextmanager
-    def explained(self, repo: str, revision: str | None) -> Iterator[None]:
-        """The client's errors become ours; anything that is a bug stays as it is."""
-        try:
-            yield
-        except (PortableError, Damaged):
-            raise
-        except Exception as error:
-            known = type(error).__module__.partition(".")[0] in _CLIENTS
-            if not known and isinstance(error, _NONSENSE):
-                raise self._nonsense("something that is not what a hub says") from error
-            if not known and not isinstance(error, OSError):
-                raise
-            raise self._explain(error, repo, revision) from error
-
-    def _nonsense(self, what: str) -> NetworkError:
-        return NetworkError(
-            f"{self.title} ({self.host}) answers with {what}",
-            hint=f"is there a login page on this network? is {self.endpoint_variable} right?",
-        )
-
-    def _explain(self, error: Exception, repo: str, revision: str | None) -> PortableError:
-        response = getattr(error, "response", None)
-        status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "HFValidationError" in kinds:
-            return UsageError(f"{repo!r} is not a model id", hint="an id looks like org/name")
-        if isinstance(error, OSError) and error.errno in _DISK:
-            return DiskError(f"cannot store {repo}: {error.strerror}", hint="free some space")
-        if "GatedRepoError" in kinds or status == 403:
-            return self._refused(repo)
-        # Hugging Face says 401 for what does not exist, too.
-        if status == 404 or kinds & {"RepositoryNotFoundError", "NotExistError"}:
-            return self._not_found(repo, revision)
-        if status == 401:
-            return self._refused(repo)
-        what = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        return NetworkError(f"{self.title} ({self.host}): {what}", hint=self._way_out)
-
-    def _not_found(self, repo: str, revision: str | None) -> NotOnHub:
-        name = f"{repo} at revision {revision}" if revision else repo
-        other = "hf://" if self.key == "ms" else "ms://"
-        hint = f"check the spelling; {other}{repo} asks the other hub"
-        return NotOnHub(
-            f"{self.title} ({self.host}) has no model {name}, or it is private",
-            hint=f"{hint}; for a private one set {self.token_variable}",
-        )
-
-    def _refused(self, repo: str) -> UsageError:
-        page = self._page(repo)
-        hint = f"check its name, accept its licence at {page} and set {self.token_variable}"
-        if not self.may_send_token:
-            hint += f"; a token goes to {self.host} only with PORTABLE_TOKEN_HOST={self.host}"
-        return UsageError(
-            f"{self.title} ({self.host}) refuses {repo}: it is gated, private or not there",
-            hint=hint,
-        )
-
-    @property
-    @abstractmethod
-    def endpoint(self) -> str:
-        """Where the hub is, from the environment as it is now, without a slash at the end."""
-
     @abstractmethod
     def folder(self, listing: Listing) -> Path:
         """Where the files of this listing lie, made or not."""
@@ -296,18 +188,14 @@ class Hub(ABC):
     def _list(self, repo: str, revision: str | None) -> Listing: ...
 
     @abstractmethod
-    def _fetch(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
-        """One file into `folder`, or Damaged and no trace of it; `tick` gets its bytes so far."""
-
-    @abstractmethod
     def request(
         self, listing: Listing, file: RemoteFile, start: int, stop: int
     ) -> AbstractContextManager[Answer]:
         """Asks for the bytes of a file from `start` to before `stop`, which are not stored."""
 
     @abstractmethod
-    def _page(self, repo: str) -> str:
-        """The address of the model for a person."""
+    def _fetch(self, listing: Listing, file: RemoteFile, tick: Tick) -> None:
+        """One file into `folder`, or Damaged and no trace of it; `tick` gets its bytes so far."""
 
 
 def checksum(path: Path, file: RemoteFile) -> tuple[str, str]:

@@ -24,8 +24,9 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 
 from portable.errors import NetworkError
-from portable.hub.base import BLOCK, Answer, Damaged, Hub, Tick, checksum
+from portable.hub.base import BLOCK, Answer, Hub, Tick, checksum
 from portable.hub.names import Listing, RemoteFile
+from portable.hub.site import Damaged
 
 # What matters reaches us as exceptions; a cut loses at most one chunk, 10 MB by its default.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)

@@ -17,8 +17,9 @@ from typing import Any
 import modelscope_hub
 from modelscope_hub import _download, _legacy_api
 
-from portable.hub.base import BLOCK, Answer, Damaged, Hub, Tick
+from portable.hub.base import BLOCK, Answer, Hub, Tick
 from portable.hub.names import Listing, RemoteFile
+from portable.hub.site import Damaged
 
 # It draws bars of its own on stderr, and logs there: what matters reaches us as exceptions.
 _download.tqdm = functools.partial(_download.tqdm, disable=True)

@@ -86,11 +86,12 @@ def _here(target: Target, wish: Wish) -> Model | None:
 def _elsewhere(target: Target, wish: Wish) -> Model | None:
     """In place, from another program that has this very file; a revision nobody can tell."""
     quant = wish.quant or target.quant
-    held = None if wish.revision else elsewhere.find(target.hub, target.repo, quant)
-    if not held:
-        return None
-    wish.say(f"using {held.path}, which {held.app} has: nothing is copied")
-    return _known_model(held.path, target.entry, target.repo, f"{quant} from {held.app}")
+    for held in [] if wish.revision else elsewhere.of(target.hub, target.repo):
+        if gguf.has_quant(held.file, quant):
+            wish.say(f"using {held.path}, which {held.app} has: nothing is copied")
+            return _known_model(held.path, target.entry, target.repo, f"{quant} from {held.app}")
+        wish.say(f"{held.app} has another file of {target.repo}: portable chat {held.path}")
+    return None
 
 
 def _from_hub(found: Found, wish: Wish) -> Model:
