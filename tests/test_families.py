@@ -11,10 +11,12 @@ import pytest
 from checkpoints import tiny
 from ggufs import Gguf, Tensor
 from safetensors.numpy import load_file, save_file
-from tiny_families import LONGROPE
+from tiny_families import LONGROPE, TINY
+from tiny_shapes import tiny_config
 
 from convert import Options, convert
-from convert.arch import baichuan
+from convert.arch import FAMILIES, baichuan, check_config
+from convert.config import Config
 from portable.errors import CheckpointError, PortableError, UnsupportedModel
 
 
@@ -58,6 +60,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[PortableError], str]] = {
     "softcapping that Gemma 3 dropped": (
         "gemma3", {"attn_logit_softcapping": 50.0}, UnsupportedModel, "attn_logit_softcapping"
     ),
+    "halves of a head that differ": ("internlm2", {"hidden_size": 60}, CheckpointError, "even"),
     "another scale": ("minicpm3", {"scale_depth": 1.5}, UnsupportedModel, "scale_depth of 1.4"),
     "another scaling": (
         "phi3", {"rope_scaling": {"type": "linear", "factor": 2}}, UnsupportedModel, "'linear'"
@@ -107,3 +110,26 @@ def test_glm_says_what_its_config_says(tmp_path: Path) -> None:
     assert keys["chatglm.context_length"][1] == 512
     assert keys["chatglm.rope.freq_base"][1] == 1e6
     assert keys["chatglm.attention.layer_norm_rms_epsilon"][1] == np.float32(1e-6)
+
+
+WRONG = [None, True, "x", -1, 0, 1, 1.5, 1e300, 10**400, float("nan"), [], ["x"], {}, {"type": []}]
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_a_config_that_lies_ends_in_an_error_of_ours(family: str) -> None:
+    plain = tiny_config(family, 300) | {"rope_scaling": {**LONGROPE, "factor": 2.0}}
+    lies = [{**plain, key: value} for key in plain for value in WRONG]
+    scaling = plain["rope_scaling"]
+    for key in scaling:
+        lies += [{**plain, "rope_scaling": {**scaling, key: value}} for value in WRONG]
+    told = 0
+    for config in lies:
+        try:
+            found = FAMILIES[check_config(config)]
+            checked = Config(config, found.DEFAULTS)
+            list(found.rows(checked))
+            found.extra_tensors(checked)
+        except PortableError as error:
+            assert error.exit_code in (2, 3) and "\n" not in str(error)
+            told += 1
+    assert told > len(lies) // 3

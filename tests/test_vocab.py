@@ -18,6 +18,7 @@ from tiny_spm import STYLES
 from tiny_tokenizers import LLAMA3_SPLIT, PROBE, QWEN_SPLIT
 
 from convert import Options, convert
+from convert.vocab.sentencepiece import adds_prefix
 from convert.vocab.tokens import looks_special
 from portable.errors import CheckpointError, PortableError, UnsupportedModel
 
@@ -237,6 +238,14 @@ def test_odd_settings_convert_or_are_told(case: str, family: str, tmp_path: Path
     except PortableError as error:
         assert error.exit_code in (2, 3)
         assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(("family", "prefix"), [("internlm2", True), ("gemma3", False)])
+def test_tokenizer_model_says_whether_text_begins_with_a_space(
+    family: str, prefix: bool, tmp_path: Path
+) -> None:
+    folder = tiny(tmp_path / "model", family)
+    assert adds_prefix((folder / "tokenizer.model").read_bytes()) is prefix
 
 
 def test_tokenizer_model_cut_short(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ STYLES = {
     "internlm2": Style(
         LLAMA,
         LLAMA_NAMED,
-        last=[(f"[UNUSED_TOKEN_{i}]", 1) for i in range(4)],
+        last=[*((f"[UNUSED_TOKEN_{i}]", 1) for i in range(4)), ("\0", 1)],
         renamed={"[UNUSED_TOKEN_1]": "<|im_start|>", "[UNUSED_TOKEN_2]": "<|im_end|>"},
         settings={**LLAMA_NAMES, "tokenizer_class": "InternLM2Tokenizer"},
         tokenizer_json=False,
@@ -172,9 +172,9 @@ def _tokenizer_model(folder: Path, style: Style) -> None:
         if kind != 1:
             entry += b"\x18" + bytes([kind])
         out += b"\x0a" + bytes([len(entry)]) + entry
-    # trainer_spec: model_type BPE, byte_fallback; normalizer_spec: identity, and whether a space
-    # is put before the text.
+    # trainer_spec: model_type BPE, byte_fallback; normalizer_spec: identity, whether a space is put
+    # before the text, and that no spaces are removed.
     out += b"\x12\x05\x18\x02\x98\x02\x01"
-    spec = b"\x0a\x08identity" + (b"" if style.prefix else b"\x18\x00")
+    spec = b"\x0a\x08identity" + (b"" if style.prefix else b"\x18\x00") + b"\x20\x00"
     out += b"\x1a" + bytes([len(spec)]) + spec
     (folder / "tokenizer.model").write_bytes(bytes(out))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.arch import decoder
+from convert.arch import decoder, llama
 from convert.arch.decoder import BLOCK, LAYER
 from convert.arch.table import Row, linear, rotary_order
 from convert.config import Config
@@ -26,7 +26,7 @@ VOCAB = "baichuan"
 BAICHUAN2 = 125696
 
 extra_tensors = decoder.no_extra_tensors
-sizes = decoder.sizes
+sizes = llama.sizes
 
 
 def rows(config: Config) -> Sequence[Row]:
@@ -49,7 +49,7 @@ def rows(config: Config) -> Sequence[Row]:
 
 def pick(config: Config, third: int) -> Integers:
     """Queries are the first third of the rows, then keys, then values, which are not rotated."""
-    width = config.count("hidden_size")
+    width = config.heads * config.head_dim
     rows = np.arange(width) if third == 2 else rotary_order(width, config.heads)
     return third * width + rows
 

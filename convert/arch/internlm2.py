@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.arch import decoder
+from convert.arch import decoder, llama
 from convert.arch.decoder import BLOCK, LAYER
 from convert.arch.table import Row, linear, rotary_order
 from convert.config import Config
@@ -24,7 +24,7 @@ NORMS = (("attention_norm", "attn_norm"), ("ffn_norm", "ffn_norm"))
 
 metadata = decoder.metadata
 extra_tensors = decoder.no_extra_tensors
-sizes = decoder.sizes
+sizes = llama.sizes
 
 
 def rows(config: Config) -> Sequence[Row]:

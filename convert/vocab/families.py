@@ -56,11 +56,11 @@ def chatglm(vocab: Vocab, checkpoint: Checkpoint) -> None:
 def internlm2(vocab: Vocab, checkpoint: Checkpoint) -> None:
     vocab.leading[PREFIX] = sentencepiece.adds_prefix(checkpoint.data("tokenizer.model") or b"")
     for i, token in enumerate(vocab.tokens):
+        if token == b"\0" or token.startswith(b"[UNUSED"):
+            vocab.types[i] = UNUSED
         if token == b"\0":
             # llama.cpp would take it for an empty token; its converter writes this one.
             vocab.tokens[i] = "🐉".encode()
-        elif token.startswith(b"[UNUSED"):
-            vocab.types[i] = UNUSED
     if TURN_END.encode() in vocab.tokens:
         vocab.keys["tokenizer.ggml.eos_token_id"] = vocab.tokens.index(TURN_END.encode())
 
