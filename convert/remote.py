@@ -16,6 +16,9 @@ from convert.sha256 import sha256
 from convert.window import Span, Window
 from portable.errors import CheckpointError
 
+NEAR = 1 << 16
+Known = tuple[int, bytes]  # bytes, and where in the file they begin
+
 
 class Remote(Protocol):
     """One file: `size` in bytes, `sha256` of all of them. Both methods may raise NetworkError."""
@@ -42,44 +45,67 @@ class Damaged(Exception):
 
 
 class RemoteFile(TensorFile):
-    """`tensors` are known from the beginning; `read` reads them while the file is `passing`."""
+    """`tensors` are known from the beginning; `read` reads them while the file is `passing`.
+
+    Its header, and what `fetch` is told to, are read by requests of their own: they are known then,
+    in any thread, and held against what passes.
+    """
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
+        self._known: list[Known] = []
         self._window: Window | None = None
-        self._front = b""
         try:
             super().__init__(remote.name, remote.size)
         except CheckpointError:  # what came may be wrong, and not what lies there
+            self._known.clear()
             super().__init__(remote.name, remote.size)
 
     @property
     def identity(self) -> bytes:
-        return self.remote.sha256.encode() + self._front
+        return self.remote.sha256.encode() + b"".join(data for _, data in self._known)
+
+    def fetch(self, spans: Iterable[Span]) -> None:
+        """Reads these ahead of all others; those that are close together by one request."""
+        for start, stop in _joined(spans):
+            self._known.append((start, self.remote.read(start, stop - start)))
 
     def read(self, start: int, count: int) -> Bytes:
-        """As planned in `passing`; before that, the header by requests of its own."""
+        """What is known, else as planned in `passing`, else by a request of its own."""
+        if known := self._find(start, start + count):
+            return np.frombuffer(known[1], np.uint8, count, start - known[0])
         if self._window:
             return self._window.read(start, count)
         data = self.remote.read(start, count)
-        self._front = self._front[:start] + data
+        self._known.append((start, data))
         return np.frombuffer(data, np.uint8)
+
+    def _find(self, start: int, stop: int) -> Known | None:
+        holding = (k for k in self._known if k[0] <= start and stop <= k[0] + len(k[1]))
+        return next(holding, None)
 
     @contextmanager
     def passing(
         self, reads: Sequence[Span], marks: Iterable[int], position: int, state: str | None
     ) -> Iterator[Window]:
         """Lets the bytes from `position` on pass, where the digest's state was `state`."""
-        header = [(0, len(self._front))] if position == 0 else []
-        digest = sha256(position, state)
-        blocks = self.remote.blocks(position)
-        with closing(Window(blocks, position, digest, [*header, *reads], marks)) as self._window:
+        reads = [span for span in reads if not self._find(*span)]
+        blocks = self._held_against(self.remote.blocks(position), position)
+        window = Window(blocks, position, sha256(position, state), reads, marks)
+        with closing(window) as self._window:
             try:
-                if header and self._window.read(*header[0]).tobytes() != self._front:
-                    raise Damaged(self, "another header than before")
-                yield self._window
+                yield window
             finally:
                 self._window = None
+
+    def _held_against(self, blocks: Generator[bytes], at: int) -> Generator[bytes]:
+        """The blocks, until one is not what is known of it."""
+        with closing(blocks):
+            for block in blocks:
+                if not all(_agree(at, block, known) for known in self._known):
+                    raise Damaged(self, "other bytes than it began with")
+                yield block
+                at += len(block)
 
     def check(self, tell: Callable[[int], None]) -> None:
         """Waits for the rest of the bytes; Damaged when they are not the right ones."""
@@ -87,3 +113,20 @@ class RemoteFile(TensorFile):
         got = self._window.finish(tell)
         if got != self.remote.sha256:
             raise Damaged(self, got)
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """In order, without gaps that are not worth another request."""
+    found: list[Span] = []
+    for start, stop in sorted(spans):
+        if found and start - found[-1][1] <= NEAR:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return found
+
+
+def _agree(at: int, block: bytes, known: Known) -> bool:
+    start, data = known
+    low, high = max(at, start), min(at + len(block), start + len(data))
+    return low >= high or block[low - at : high - at] == data[low - start : high - start]

@@ -32,6 +32,7 @@ SAVE_BYTES = 8 << 20  # of the checkpoint: so many are fetched again, at most, b
 def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> None:
     """Raises NetworkError when the network is gone, or a file arrives wrong twice."""
     prepare({info.type for info in plan.infos})
+    _fetch_scales(plan)
     partial, journal_name = (output.with_name(name) for name in writer.kept_names(output))
     journal = Journal(journal_name, _fingerprint(plan))
     if not (partial.exists() and partial.stat().st_size == plan.size and journal.load()):
@@ -53,6 +54,17 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
             journal.remove()
             raise
     journal.remove()
+
+
+def _fetch_scales(plan: FilePlan) -> None:
+    """The factors of 8-bit tensors, which may pass after these, or in another file."""
+    found: dict[RemoteFile, set[Span]] = {}
+    for part in (part for job in plan.jobs for part in job.parts):
+        scale = part.stored.scale
+        if scale and isinstance(scale.file, RemoteFile):
+            found.setdefault(scale.file, set()).add((scale.start, scale.start + scale.bytes))
+    for file, spans in found.items():
+        file.fetch(spans)
 
 
 def _fingerprint(plan: FilePlan) -> str:

@@ -83,6 +83,7 @@ def left(output: Path) -> list[str]:
         ("llama", {"shards": 3, "dtype": "F16"}),
         ("phi3", {"shards": 2}),
         ("mixtral", {"shards": 2}),
+        ("qwen3", {"shards": 3, "fp8": [48, 40]}),
         ("bert", {"dtype": "F32"}),
     ],
 )
@@ -505,3 +506,20 @@ def test_an_adapter_is_merged_into_what_streams(fake: FakeHub, tmp_path: Path) -
     fake.add(REPO, files(folder))
     here = convert.convert(folder, tmp_path / "here.gguf", adapter=trained)
     assert stream(tmp_path / "x.gguf", adapter=trained).path.read_bytes() == here.path.read_bytes()
+
+
+def test_scales_that_do_not_pass_as_they_were_fetched_are_noticed(
+    fake: FakeHub, tmp_path: Path
+) -> None:
+    """They are used before the file that holds them has passed."""
+    folder = tiny(tmp_path / "Model-1.5B", "qwen3", fp8=[48, 40])
+    fake.add(REPO, files(folder))
+    name = "model.safetensors"
+    fake.fault(name, ("none",), ("none",), ("wrong",), *[("none",)] * 9)
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+    with pytest.raises(NetworkError, match="other bytes than it began with"):
+        stream(output)
+    assert not left(output)
+    here = convert.convert(folder, tmp_path / "here.gguf")
+    assert stream(output).path.read_bytes() == here.path.read_bytes()
