@@ -22,7 +22,7 @@ from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
     from convert.arch import check_config
-    from convert.pipeline import convert, convert_adapter
+    from convert.pipeline import convert, convert_adapter, size_of
 
 __all__ = [
     "ADAPTER_TYPE",
@@ -37,11 +37,13 @@ __all__ = [
     "default_output_name",
     "quant_name",
     "quant_names",
+    "size_of",
     "wanted_files",
 ]
 _LATER = {
     "convert": "convert.pipeline",
     "convert_adapter": "convert.pipeline",
+    "size_of": "convert.pipeline",
     "check_config": "convert.arch",
 }
 

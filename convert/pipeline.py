@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -46,6 +46,22 @@ def convert(
     options = options or Options()
     source, output = Path(source), Path(output)
     writer.check_output(output, source)
+    with _opened(source, adapter, remote) as checkpoint:
+        plan = Plan(checkpoint, options, _name(options, source))
+        return _run(plan, output, options, progress, started)
+
+
+def size_of(
+    source: Path, options: Options, *, adapter: Path | None = None, remote: Sequence[Remote] = ()
+) -> int:
+    """Bytes of the file that `convert` would write. Raises what it raises before it begins."""
+    with _opened(source, adapter, remote) as checkpoint:
+        return Plan(checkpoint, options, _name(options, source)).size
+
+
+@contextmanager
+def _opened(source: Path, adapter: Path | None, remote: Sequence[Remote]) -> Iterator[Checkpoint]:
+    """A checkpoint, with an adapter merged into it if there is one."""
     with ExitStack() as stack:
         if adapter:
             trained = stack.enter_context(closing(Adapter(adapter)))
@@ -53,8 +69,7 @@ def convert(
         else:
             checkpoint = Checkpoint(source, remote)
         stack.enter_context(closing(checkpoint))
-        plan = Plan(checkpoint, options, _name(options, source))
-        return _run(plan, output, options, progress, started)
+        yield checkpoint
 
 
 def convert_adapter(

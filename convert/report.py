@@ -32,6 +32,7 @@ class Converted:
     quant: str
     architecture: str
     warnings: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from portable.flags import complete_model, folder_or_file
 
 if TYPE_CHECKING:
     from convert import Converted, Options
+    from portable.cli.evaluate import Evaluator
     from portable.obtain import Wish
 
 
@@ -43,6 +44,13 @@ def convert(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge a LoRA adapter into its base.")
     ] = False,
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(help="Text: perplexity on it, and KL divergence from the BF16 model."),
+    ] = None,
+    evaluate_chunks: Annotated[
+        int, typer.Option(help="Read at most so many chunks of 512 tokens of it.")
+    ] = 32,
     verify: Annotated[bool, typer.Option(help="Check the file before it takes its place.")] = True,
     keep: Annotated[
         bool | None,
@@ -57,6 +65,7 @@ def convert(
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
     import convert as converter
     from portable import hub
+    from portable.cli.evaluate import Evaluator, lines
     from portable.obtain import Wish
     from portable.obtain.adapter import adapter_folder, base_name
     from portable.progress import progress, size
@@ -67,6 +76,8 @@ def convert(
         raise UsageError(
             f"{model} is no LoRA adapter's folder", hint="--adapter-of and --merge are for one"
         )
+    if adapter and evaluate and not merge:
+        raise UsageError("an adapter alone makes no text to evaluate", hint="--merge")
     default = converter.ADAPTER_TYPE if adapter and not merge else converter.DEFAULT_QUANT
     options = converter.Options(quant=quant or default, imatrix=imatrix)
     base = adapter_of or base_name(adapter, say) if adapter else model
@@ -79,30 +90,47 @@ def convert(
         if adapter and not merge:
             done = _adapter(base, adapter, output, options, wish)
         else:
-            done = _model(base, adapter, output, options, wish)
+            evaluator = Evaluator(evaluate, evaluate_chunks, report) if evaluate else None
+            done = _model(base, adapter, output, options, wish, evaluator)
     for warning in done.warnings:
         say(f"note: {warning}")
     say(f"{done.path}: {done.quant}, {size(done.size)}, converted in {done.seconds:.1f} s")
+    for line in lines(done.evaluation) if done.evaluation else ():
+        say(line)
     return 0
 
 
 def _model(
-    model: str, adapter: Path | None, output: Path | None, options: Options, wish: Wish
+    model: str,
+    adapter: Path | None,
+    output: Path | None,
+    options: Options,
+    wish: Wish,
+    evaluator: Evaluator | None,
 ) -> Converted:
     """A checkpoint, with an adapter merged into it if there is one."""
     import convert as converter
     from portable.obtain import fetch_checkpoint
 
+    def make(path: Path, options: Options) -> Converted:
+        kind = "" if options.quant == wish.quant else f" {options.quant}"
+        return converter.convert(
+            source.folder,
+            path,
+            options,
+            progress=lambda p: wish.report(p.phase + kind, p.done_bytes, p.total_bytes, p.tensor),
+            adapter=adapter,
+            remote=source.weights,
+        )
+
+    def size_of(options: Options) -> int:
+        return converter.size_of(source.folder, options, adapter=adapter, remote=source.weights)
+
     source = fetch_checkpoint(model, wish)
     name = f"{source.name}-{adapter.resolve().name}" if adapter else source.name
-    return converter.convert(
-        source.folder,
-        folder_or_file(output, converter.default_output_name(name, options.quant)),
-        dataclasses.replace(options, name=name),
-        progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor),
-        adapter=adapter,
-        remote=source.weights,
-    )
+    target = folder_or_file(output, converter.default_output_name(name, options.quant))
+    options = dataclasses.replace(options, name=name)
+    return evaluator.convert(make, size_of, target, options) if evaluator else make(target, options)
 
 
 def _adapter(

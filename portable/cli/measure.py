@@ -37,14 +37,13 @@ def imatrix(
     if target.exists() and any(target.samefile(path) for path in (found.path, text)):
         raise UsageError(f"{target} is what is read", hint="choose another --output")
     check_output(target, found.path)
-    size = len(read.encode())
     with progress(quiet=quiet) as report:
         made = measure.make_imatrix(
             found.path,
             read,
             text.name,
             chunks=chunks,
-            progress=lambda done, count: report("imatrix", size * done // count, size, ""),
+            progress=lambda done, total: report("imatrix", done, total, ""),
         )
     write_imatrix(made, target)
     if made.unused:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from portable.errors import UsageError
 
-# (chunks done, chunks in all)
+# (bytes of the text done, bytes in all)
 Report = Callable[[int, int], None]
 
 

@@ -41,13 +41,11 @@ def make_imatrix(
     watch = Watch(wanted, sums.add)
     with closing(Reader(model, context, watch.callback)) as reader, watch.interruptible():
         parts = reader.chunks(text, context, chunks)
-        for number, part in enumerate(parts):
-            progress(number, len(parts))
+        for part in reader.each(parts, progress):
             # Every token's logits: else the last layer sees only the tokens that are asked for.
             for _ in reader.logits(part, 0):
                 watch.check()
         watch.check()
-        progress(len(parts), len(parts))
     return Imatrix(sums.entries(), (name,), len(parts), context)
 
 

@@ -16,13 +16,15 @@ import psutil
 
 from convert.report import Divergence, Estimate, Evaluation
 from portable import gguf
-from portable.engine.offload import check_memory
-from portable.errors import NonFiniteLogits, NotEnoughMemory, UsageError
+from portable.engine.offload import GIB
+from portable.errors import NonFiniteLogits, UsageError
 from portable.measure.chunks import Report, silent
 from portable.measure.reader import Logits, Reader
 
 # Rows whose probabilities are worked out at once: a few megabytes for any vocabulary.
 ROWS = 8
+# Logits and caches of two models: what they take for a vocabulary of 152,000.
+BUFFERS = 512 << 20
 Values = npt.NDArray[np.float64]
 
 
@@ -43,28 +45,28 @@ def evaluate(
     """
     if context < 8:
         raise UsageError(f"chunks of {context} tokens", hint="8 or more")
-    skipped = ""
-    available = psutil.virtual_memory().available
+    files = [model] if base is None else [model, base]
+    skipped = too_large_together(sum(map(gguf.size, files))) if base else ""
     with ExitStack() as stack:
-        readers = [Reader(model, context)]
-        stack.callback(readers[0].close)
+        readers: list[Reader] = []
+        for file in files[:1] if skipped else files:
+            readers.append(Reader(file, context))
+            stack.callback(readers[-1].close)
         parts = readers[0].chunks(text, context, chunks)
-        if base is not None:
-            try:
-                sizes = gguf.size(model) + gguf.size(base)
-                check_memory(sizes, 2 * readers[0].buffers, available)
-                readers.append(Reader(base, context))
-                stack.callback(readers[1].close)
-            except NotEnoughMemory as error:
-                skipped = f"{base.name} does not fit beside it: {error.message}"
-        if len(readers) > 1 and readers[1].chunks(text, context, chunks) != parts:
+        if any(reader.chunks(text, context, chunks) != parts for reader in readers[1:]):
             raise UsageError(f"{base} has another vocabulary than {model}")
         scores = []
-        for number, part in enumerate(parts):
-            progress(number, len(parts))
+        for part in readers[0].each(parts, progress):
             scores += list(_scores(readers, part))
-        progress(len(parts), len(parts))
     return _summary(np.concatenate(scores), len(parts), context, skipped)
+
+
+def too_large_together(size: int) -> str:
+    """Why two models of `size` bytes together cannot be compared, or nothing."""
+    need, free = size + BUFFERS, psutil.virtual_memory().available
+    if need <= free:
+        return ""
+    return f"both models need {need / GIB:.1f} GiB of memory, {free / GIB:.1f} are free"
 
 
 def _scores(readers: list[Reader], part: list[int]) -> Iterator[Values]:

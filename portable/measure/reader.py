@@ -13,7 +13,7 @@ import numpy.typing as npt
 from portable.engine.config import EngineConfig
 from portable.engine.llama import Llama
 from portable.engine.sequence import SamplingParams, Sequence, Slice
-from portable.measure.chunks import cut
+from portable.measure.chunks import Report, cut
 
 # Tokens a decode: logits of 128 tokens are 78 MB where the vocabulary has 152,000.
 BLOCK = 128
@@ -34,7 +34,7 @@ class Passage(Slice):
 class Reader:
     """A GGUF file, loaded for chunks of `context` tokens. Raises what `Llama` raises.
 
-    `watch` is ggml's eval callback, as `tensors.watching` makes it.
+    `watch` is ggml's eval callback: the `callback` of a `tensors.Watch`.
     """
 
     def __init__(self, model: Path, context: int, watch: Any = None) -> None:
@@ -42,14 +42,17 @@ class Reader:
         self._llama = Llama(config, watch=watch)
         self.vocabulary = self._llama.vocabulary
 
-    @property
-    def buffers(self) -> int:
-        """Bytes of logits: llama.cpp computes them in one place and hands them out in another."""
-        return 2 * 4 * BLOCK * int(self.vocabulary)
-
     def chunks(self, text: str, context: int, limit: int | None) -> list[list[int]]:
         tokens = self._llama.tokenize(text, special=False, start=True)
         return cut(tokens, context, limit, self._llama.start_token)
+
+    def each(self, chunks: list[list[int]], progress: Report) -> Iterator[list[int]]:
+        """The chunks one by one; `progress` hears how much of the text is behind them."""
+        sizes = [sum(len(self._llama.piece(token)) for token in chunk) for chunk in chunks]
+        for number, chunk in enumerate(chunks):
+            progress(sum(sizes[:number]), sum(sizes))
+            yield chunk
+        progress(sum(sizes), sum(sizes))
 
     def logits(self, tokens: list[int], first: int) -> Iterator[Logits]:
         """What follows each token from number `first` on, in order and block by block.

@@ -1,0 +1,162 @@
+"""`portable convert --evaluate`: what is made for it, what it says, and what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from checkpoints import tiny
+from measure_cases import TEXT
+from typer.testing import CliRunner
+
+import convert as converter
+from convert import Converted, Options
+from convert.report import Divergence, Estimate, Evaluation
+from portable.cli import app
+from portable.cli.evaluate import Evaluator, lines
+from portable.errors import DiskError, UnsupportedModel, UsageError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "Tiny"
+    (folder.parent / "text.txt").write_text(TEXT, encoding="utf-8")
+    return tiny(folder, "qwen3")
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["convert", *map(str, arguments), "--no-verify", "--quiet"])
+
+
+def test_it_says_perplexity_and_divergence_and_leaves_the_model_alone(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    text = checkpoint.parent / "text.txt"
+    done = run(checkpoint, "-o", tmp_path, "--evaluate", text, "--evaluate-chunks", 2)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny-Q4_K_M.gguf"]
+    for part in ("BF16 model takes", "on 510 tokens in 2 chunks of 512", "KL divergence from BF16"):
+        assert part in done.stderr
+
+
+def test_a_file_that_is_not_quantized_has_perplexity_alone(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    text = checkpoint.parent / "text.txt"
+    done = run(checkpoint, "-o", tmp_path, "-q", "bf16", "--evaluate", text)
+    assert done.exit_code == 0, done.output
+    assert "perplexity" in done.stderr and "KL divergence" not in done.stderr
+
+
+def test_what_cannot_be_read_is_said_before_anything_is_made(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    done = run(checkpoint, "-o", tmp_path, "--evaluate", tmp_path / "none.txt")
+    assert done.exit_code == 2 and "none.txt" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_size_of_is_the_size(checkpoint: Path, tmp_path: Path) -> None:
+    for quant in ("BF16", "Q4_K_M"):
+        options = Options(quant=quant)
+        made = converter.convert(checkpoint, tmp_path / "x.gguf", options)
+        assert converter.size_of(checkpoint, options) == made.size
+
+
+class Maker:
+    """Stands for the conversion: remembers what was made, and makes it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.made: list[tuple[str, str]] = []
+
+    def make(self, path: Path, options: Options) -> Converted:
+        self.made.append((path.name, options.quant))
+        return converter.convert(self.checkpoint, path, options)
+
+    def size_of(self, options: Options) -> int:
+        return converter.size_of(self.checkpoint, options)
+
+
+@pytest.fixture
+def maker(checkpoint: Path) -> Maker:
+    return Maker(checkpoint)
+
+
+@pytest.fixture
+def evaluator(checkpoint: Path) -> Evaluator:
+    return Evaluator(checkpoint.parent / "text.txt", 1, lambda *_: None)
+
+
+def test_without_memory_for_both_the_bf16_model_is_not_made(
+    maker: Maker, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = SimpleNamespace(available=200 << 20)
+    monkeypatch.setattr("portable.measure.perplexity.psutil.virtual_memory", lambda: room)
+    done = evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    assert maker.made == [("x.gguf", "Q4_K_M")]
+    assert done.evaluation and done.evaluation.divergence is None
+    assert "0.2 are free" in done.evaluation.skipped
+    assert any("left out" in line for line in lines(done.evaluation))
+
+
+def test_without_disk_for_both_nothing_is_begun(
+    maker: Maker, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = maker.size_of(Options()) + (1 << 20) + 4096
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+    with pytest.raises(DiskError, match="not enough room"):
+        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    assert not maker.made
+
+
+def test_the_bf16_model_goes_whatever_happens(
+    maker: Maker, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        assert len(list(tmp_path.iterdir())) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("portable.measure.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    assert [quant for _, quant in maker.made] == ["Q4_K_M", "BF16"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_a_text_of_less_than_a_chunk_keeps_the_file(
+    maker: Maker, tmp_path: Path, evaluator: Evaluator
+) -> None:
+    evaluator.text = "short"
+    with pytest.raises(UsageError, match="one chunk takes 512"):
+        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_an_encoder_is_made_and_then_said_to_make_no_text(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    maker = Maker(tiny(tmp_path / "bert", "bert"))
+    with pytest.raises(UnsupportedModel, match="encoder"):
+        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "x.gguf"]
+
+
+def test_an_adapter_alone_is_not_evaluated(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    done = run(tmp_path, "--evaluate", checkpoint.parent / "text.txt")
+    assert done.exit_code == 2 and "--merge" in done.stderr
+
+
+def test_the_words() -> None:
+    one = Estimate(1.5, 0.25)
+    found = Evaluation(one, 510, 2, 512, Divergence(one, one, one, 0.1, 0.5, 0.75, one))
+    assert list(lines(found)) == [
+        "perplexity 1.5000 ± 0.2500, on 510 tokens in 2 chunks of 512",
+        "perplexity in BF16 1.5000 ± 0.2500: 1.5000 ± 0.2500 times that",
+        "KL divergence from BF16 1.5000 ± 0.2500 nats on average, 99 % are below 0.5000, all below "
+        "0.7500",
+        "the likeliest token is the same for 150.0000 ± 25.0000 %",
+    ]
