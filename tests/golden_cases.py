@@ -43,6 +43,15 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "xlm-roberta-json": ("xlm_roberta", "", {}),
     "xlm-roberta-classifier": ("xlm_roberta_classifier", "", {"spm": True}),
     "qwen3-fp8": ("qwen3", "qwen2", {"fp8": [48, 40]}),
+    "deepseek-v2": ("deepseek_v2", "deepseek-llm", {}),
+    # llama.cpp knows this kind by its number of layers.
+    "deepseek-v2-lite": (
+        "deepseek_v2",
+        "deepseek-llm",
+        {"q_lora_rank": None, "num_hidden_layers": 26, "first_k_dense_replace": 24},
+    ),
+    "deepseek-v3": ("deepseek_v3", "deepseek-v3", {"shards": 2}),
+    "deepseek-v3-fp8": ("deepseek_v3", "deepseek-v3", {"fp8": [32, 40]}),
     "mixtral": ("mixtral", "", {"spm": True}),
     "gemma2": ("gemma2", "", {}),
     "gemma3": ("gemma3", "", {}),

@@ -95,7 +95,17 @@ def assert_same(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [*TINY, "qwen3_moe", "qwen2_moe", "mixtral", "xlm_roberta", "xlm_roberta_classifier"]
+    "family",
+    [
+        *TINY,
+        "qwen3_moe",
+        "qwen2_moe",
+        "mixtral",
+        "deepseek_v2",
+        "deepseek_v3",
+        "xlm_roberta",
+        "xlm_roberta_classifier",
+    ],
 )
 def test_every_family_equals_llama_model_quantize(family: str, tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", family, **wide(family))

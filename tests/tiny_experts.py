@@ -181,7 +181,7 @@ EXPERTS: dict[str, tuple[Config, Callable[[Config, int], Shapes]]] = {
             "architectures": ["DeepseekV2ForCausalLM"],
             "num_hidden_layers": 3,
             "num_key_value_heads": 4,
-            "q_lora_rank": None,
+            "q_lora_rank": 48,
             "kv_lora_rank": 64,
             "qk_nope_head_dim": 32,
             "qk_rope_head_dim": 16,
@@ -236,7 +236,6 @@ EXPERTS["deepseek_v3"] = (
     EXPERTS["deepseek_v2"][0]
     | {
         "architectures": ["DeepseekV3ForCausalLM"],
-        "q_lora_rank": 48,
         "topk_method": "noaux_tc",
         "scoring_func": "sigmoid",
         "norm_topk_prob": True,

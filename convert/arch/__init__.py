@@ -13,6 +13,8 @@ from typing import Any
 from convert.arch import (
     baichuan,
     bert,
+    deepseek_v2,
+    deepseek_v3,
     gemma2,
     gemma3,
     glm,
@@ -66,6 +68,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": qwen3_moe,
     "qwen2_moe": qwen2_moe,
     "mixtral": mixtral,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
     "qwen3_reranker": qwen3_reranker,
     "xlm_roberta": xlm_roberta,
 }

@@ -106,7 +106,8 @@ def place(family: Family, config: Config, tensors: Mapping[str, Stored]) -> list
         raise CheckpointError(
             f"{_few(missing)} missing from the weights", hint="download the checkpoint again"
         )
-    if left := sorted(named.keys() - used):
+    unused = range(sizes["layers"], sizes["layers"] + sizes.get("unused_layers", 0))
+    if left := sorted(n for n in named.keys() - used if layer_of(n) not in unused):
         raise CheckpointError(
             f"{_few(left)} not known in {family.GGUF} models",
             hint="the checkpoint is of another architecture than its config.json says",
@@ -132,6 +133,12 @@ def canonical(name: str, renamed: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in renamed:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def layer_of(name: str) -> int:
+    """The number of a tensor's layer; -1 outside the layers."""
+    match = re.search(r"\blayers\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def filled(rows: Sequence[Row], layers: int) -> Iterable[Row]:
