@@ -102,7 +102,7 @@ class Mix:
         self.shape = shape
         self.values = sum(category(name) == "attn_v" for name in names)
         self.seen = {"attn_v": 0, "ffn_down": 0, "ffn_gate": 0, "ffn_up": 0}
-        self.fallbacks: list[str] = []
+        self.fallbacks: dict[str, str] = {}  # tensor -> the type that does not fit it
 
     def type_of(self, name: str, dims: Sequence[int]) -> TensorType:
         """`dims` as in the checkpoint: the row's length last."""
@@ -148,7 +148,7 @@ class Mix:
                 hint="choose Q4_K_M or Q8_0",
                 param="quant",
             )
-        self.fallbacks.append(name)
+        self.fallbacks[name] = wanted
         smaller = FALLBACK.get(wanted, wanted)
         return smaller if columns % TYPES[smaller].block == 0 else "F16"
 

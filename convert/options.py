@@ -15,6 +15,7 @@ from portable.errors import UsageError
 class Options:
     """`name` is the model's hub id where its folder is not named like it; `threads` None: all.
 
+    `measure`: find out how far each tensor's values move.
     `imatrix` is a file that says how much each column of the weights matters. `accept` is given
     the finished file, before it takes its name, and the checkpoint's folder; it may raise an error.
     """
@@ -23,6 +24,7 @@ class Options:
     name: str | None = None
     threads: int | None = None
     imatrix: Path | None = None
+    measure: bool = False
     accept: Callable[[Path, Path], None] = lambda path, folder: None
 
     def __post_init__(self) -> None:

@@ -104,6 +104,7 @@ def _run(
         write(plan, output, options, progress or (lambda _: None))
     return Converted(
         path=output,
+        name=plan.keys["portable.source"][1],
         size=output.stat().st_size,
         seconds=time.monotonic() - started,
         tensors=len(plan.jobs),
@@ -111,6 +112,7 @@ def _run(
         quant=options.quant,
         architecture=plan.family.GGUF,
         warnings=tuple(plan.warnings),
+        measured=plan.measured,
     )
 
 

@@ -10,12 +10,14 @@ from convert.arch import FAMILIES, check_config
 from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
 from convert.config import Config
+from convert.error import Error
 from convert.gguf_file import Info, KeyValues, data_size, head, storable
 from convert.imatrix import Entry, read_imatrix
 from convert.mix import Mix, Shape
 from convert.options import Options
 from convert.quantize import SOURCE_BYTES
 from convert.quants import QUANTS, TYPES
+from convert.report import Measured
 from convert.stream import Job
 from convert.vocab import read_vocab
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
@@ -33,6 +35,7 @@ class FilePlan:
     warnings: list[str]
     keys: KeyValues
     jobs: list[Job]
+    fallbacks: Mapping[str, str] = {}
 
     @property
     def infos(self) -> list[Info]:
@@ -48,6 +51,24 @@ class FilePlan:
         """Bytes of the whole file."""
         return len(self.front) + data_size(self.infos)
 
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The tensors whose errors were measured on the way."""
+        return tuple(
+            Measured(
+                job.info.name,
+                job.info.type.name,
+                job.info.shape,
+                job.info.bytes,
+                job.error.relative,
+                job.error.squares,
+                job.error.values,
+                self.fallbacks.get(job.info.name, ""),
+            )
+            for job in self.jobs
+            if job.error
+        )
+
     def check_keys(self) -> None:
         for key, value in self.keys.items():
             if not storable(*value):
@@ -60,6 +81,7 @@ class Plan(FilePlan):
     def __init__(self, checkpoint: Checkpoint, options: Options, name: str) -> None:
         self.checkpoint = checkpoint
         self.quant = QUANTS[options.quant]
+        self.measure = options.measure
         self.imatrix = read_imatrix(options.imatrix) if options.imatrix else None
         raw = checkpoint.config
         card = metadata.read_card(checkpoint, [])  # its warnings come with what it is used for
@@ -111,7 +133,9 @@ class Plan(FilePlan):
                 continue
             tensor = found[name]
             info = Info(name, tensor.shape, mix.type_of(name, tensor.shape))
-            jobs.append(Job(info, tensor.parts, importance=self._importance(info, mix)))
+            error = Error() if self.measure else None
+            jobs.append(Job(info, tensor.parts, None, self._importance(info, mix), error))
+        self.fallbacks = mix.fallbacks
         if mix.fallbacks:
             self.warnings.append(
                 f"{len(mix.fallbacks)} of {len(names)} tensors have rows that {mix.quant.name} "

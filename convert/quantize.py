@@ -19,6 +19,20 @@ from portable.errors import CheckpointError, EngineError
 SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
 F8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 _scratch = threading.local()
+_ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _Traits(ctypes.Structure):
+    """ggml.h's ggml_type_traits, up to what is used."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _ToFloat),
+    )
 
 
 def library_path() -> Path:
@@ -58,6 +72,8 @@ def library() -> Any:
     for name in ("ggml_bf16_to_fp32_row", "ggml_fp16_to_fp32_row"):
         getattr(lib, name).argtypes = [pointer, pointer, long]
         getattr(lib, name).restype = None
+    lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
+    lib.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
     return lib
 
 
@@ -118,6 +134,18 @@ def quantize_rows(
     )
     if not is_valid(kind, out):
         raise CheckpointError(f"values too large for {kind.name}")
+    return out
+
+
+def dequantize(
+    data: np.ndarray[Any, Any], kind: TensorType
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Bytes of whole blocks as the float32 values that they stand for."""
+    if kind.name == "F32":
+        return np.array(data.view(np.float32))
+    out = np.empty(data.size // kind.bytes * kind.block, np.float32)
+    traits = library().ggml_get_type_traits(kind.id).contents
+    traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,38 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What quantization did to one tensor.
+
+    `error` is sqrt(sum (x - q)² / sum x²) over its values x and what they became, q; `squares` is
+    sum x². `instead_of` is the type that the quantization would give it, if its rows divided.
+    `values` were measured: not each once where the conversion was interrupted.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size: int
+    error: float
+    squares: float
+    values: int
+    instead_of: str = ""
+
+    @property
+    def bits(self) -> float:
+        """Bits for each weight."""
+        return 8 * self.size / math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Converted:
-    """A finished file: `size` in bytes, `parameters` in values."""
+    """A finished file of the model `name`: `size` in bytes, `parameters` in values.
+
+    `measured` are its tensors, if that was asked for.
+    """
 
     path: Path
+    name: str
     size: int
     seconds: float
     tensors: int
@@ -33,6 +62,7 @@ class Converted:
     architecture: str
     warnings: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True)

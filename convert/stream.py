@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.error import Error
 from convert.gguf_file import Info
 from convert.imatrix import Entry
 from convert.part import Floats, Part
@@ -26,13 +27,15 @@ Rows = np.ndarray[Any, Any]
 class Job:
     """One tensor: what it becomes, and the `parts` or the `values` that it is made of.
 
-    `importance` is its entry in an importance matrix.
+    `importance` is its entry in an importance matrix; in `error` it is measured what quantization
+    does to it.
     """
 
     info: Info
     parts: tuple[Part, ...] = ()
     values: Rows | None = None
     importance: Entry | None = None
+    error: Error | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -137,7 +140,11 @@ def _work(job: Job, part: Part, first: int, count: int, offset: int) -> Work:
     low, raw = part.read(first, count)
 
     def run() -> Rows:
-        return _quantized(job, part.values(first, count, low, raw), offset)
+        values = part.values(first, count, low, raw)
+        rows = _quantized(job, values, offset)
+        if job.error:
+            job.error.add(values, rows, job.info.type)
+        return rows
 
     source = f"{part.stored.name} in {part.stored.file.name}"
     ends = first + count == part.rows

@@ -24,6 +24,7 @@ LAYERS = {
     "portable.facts": 4,
     "portable.shelf": 5,
     "portable.verify": 3,
+    "portable.report": 3,
     "portable.hub": 2,
     "portable.store": 2,
     "portable.elsewhere": 2,

@@ -44,13 +44,16 @@ class Reference:
         return list(self._native.encode(sample.text, add_special_tokens=sample.framed).ids)
 
     def _control(self) -> Iterator[Sample]:
-        """Tokens that are matched before a text is split, each within one."""
+        """Tokens that are matched before a text is split, each within one.
+
+        Those that are spaces, [MASK], and those in running text, are nobody's prompt.
+        """
         texts = list(self._tokenizer.added)
         half = CONTROL_TOKENS // 2
         for text in dict.fromkeys(texts[:half] + texts[-half:]):
-            yield Sample(f"a{text}b{text}\n{text}{text}中")
-            # Spaces beside such a token belong to it in some tokenizers.
-            yield Sample(f"one {text} two", core=False)
+            rare = "▁" in text or text == self._tokenizer.named.get("mask")
+            yield Sample(f"a{text}b{text}{text}中", core=not rare)
+            yield Sample(f"one {text} two\n{text}\n", core=False)
 
     def _framed(self) -> Iterator[Sample]:
         """llama.cpp can put one token before a text and one after, and no more."""

@@ -5,7 +5,6 @@ It knows what the files say, not what a GGUF wants of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,9 @@ class Tokenizer:
     def native(self) -> Any:
         if not hasattr(self, "_loaded"):
             try:
-                self._loaded = tokenizers.Tokenizer.from_str(json.dumps(self.json))
+                self._loaded = tokenizers.Tokenizer.from_str(
+                    self.checkpoint.text("tokenizer.json") or ""
+                )
             except Exception as error:  # the library raises bare Exception
                 raise CheckpointError(f"tokenizer.json cannot be used: {error}") from error
         return self._loaded

@@ -51,6 +51,10 @@ def convert(
     evaluate_chunks: Annotated[
         int, typer.Option(help="Read at most so many chunks of 512 tokens of it.")
     ] = 32,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", help="What quantization did to each tensor: .html or .json."),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Check the file before it takes its place.")] = True,
     keep: Annotated[
         bool | None,
@@ -65,6 +69,7 @@ def convert(
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
     import convert as converter
     from portable import hub
+    from portable import report as reports
     from portable.cli.evaluate import Evaluator, lines
     from portable.obtain import Wish
     from portable.obtain.adapter import adapter_folder, base_name
@@ -76,10 +81,12 @@ def convert(
         raise UsageError(
             f"{model} is no LoRA adapter's folder", hint="--adapter-of and --merge are for one"
         )
-    if adapter and evaluate and not merge:
-        raise UsageError("an adapter alone makes no text to evaluate", hint="--merge")
+    if adapter and not merge and (evaluate or report_file):
+        raise UsageError("an adapter alone is no model: no --evaluate, no --report", hint="--merge")
+    if report_file:
+        reports.check(report_file)
     default = converter.ADAPTER_TYPE if adapter and not merge else converter.DEFAULT_QUANT
-    options = converter.Options(quant=quant or default, imatrix=imatrix)
+    options = converter.Options(quant=quant or default, imatrix=imatrix, measure=bool(report_file))
     base = adapter_of or base_name(adapter, say) if adapter else model
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
@@ -97,6 +104,9 @@ def convert(
     say(f"{done.path}: {done.quant}, {size(done.size)}, converted in {done.seconds:.1f} s")
     for line in lines(done.evaluation) if done.evaluation else ():
         say(line)
+    if report_file:
+        reports.write(reports.Summary(done), report_file)
+        say(f"{report_file}: the report")
     return 0
 
 

@@ -139,7 +139,7 @@ def _tokens(reference: Reference, ids: list[list[int]]) -> Check:
     detail = f"{len(wrong)} of {total} texts split otherwise than by tokenizer.json"
     if wrong[0].core:
         return Check("tokens", "FAIL", f"{detail}, one is {wrong[0].text!r}")
-    return Check("tokens", "NOTE", f"{detail}, all of rare scripts or characters")
+    return Check("tokens", "NOTE", f"{detail}, none of them common: rare scripts and characters")
 
 
 def _template(found: Prompts, reference: Reference | None) -> Check:
