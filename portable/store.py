@@ -26,6 +26,7 @@ from portable import gguf
 from portable.errors import DiskError, UsageError
 
 RECORD = ".json"
+_LEFT = (".partial", ".journal", ".new")
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,9 @@ def _unlink(path: Path) -> None:
 
 
 def partials() -> list[Path]:
-    """What conversions that were broken off left in the store."""
-    return [path for path in (home() / "models").glob("*/.*.partial") if path.is_file()]
+    """What conversions that were broken off left in the store, journals too."""
+    hidden = (home() / "models").glob("*/.*")
+    return [path for path in hidden if path.suffix in _LEFT and path.is_file()]
 
 
 def _records(folder: Path) -> list[Record]:

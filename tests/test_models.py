@@ -179,6 +179,22 @@ def test_a_dry_run_says_when_the_disk_is_too_small(
     assert "1.0 kB free" in ran.out and "needs" in ran.err and not Path("d").exists()
 
 
+@BOTH
+def test_a_folder_that_cannot_be_made(fake: FakeHub, scheme: str, tmp_path: Path) -> None:
+    fake.add(REPO, FILES)
+    (tmp_path / "file").write_text("in the way")
+    where = tmp_path / "file" / "d"
+    portable("pull", scheme + REPO, "sub/a b.bin")
+    assert (
+        "cannot store"
+        in portable("pull", scheme + REPO, "sub/a b.bin", "--local-dir", where, code=5).err
+    )
+    assert (
+        "is not a folder"
+        in portable("pull", scheme + REPO, "--local-dir", tmp_path / "file", code=2).err
+    )
+
+
 # --- list and show
 
 
@@ -337,6 +353,7 @@ def test_broken_off_work_is_listed_and_pruned(
     portable("pull", scheme + REPO, code=7)
     half = store.target("ms", REPO, ".x-Q8_0.gguf.123.abc.partial")
     half.write_bytes(bytes(1000))
+    half.with_suffix(".journal").write_text("{}")
     foreign = tmp_path / "caches" / "ms" / "models" / "other.incomplete"
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_bytes(b"another program's")
@@ -347,7 +364,8 @@ def test_broken_off_work_is_listed_and_pruned(
     assert "rm --partial" in portable("list").err
     portable("rm", "--partial", "-y")
     assert portable("list", "--json").json["partial"] == []
-    left = [p for p in tmp_path.rglob("*") if "incomplete" in p.name or "partial" in p.name]
+    names = ("incomplete", "partial", "journal")
+    left = [p for p in tmp_path.rglob("*") if any(name in p.name for name in names)]
     assert left == [foreign]
 
 

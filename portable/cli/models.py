@@ -108,10 +108,10 @@ def list_models(
         left = [{"path": str(p.path), "size": p.size} for p in partials]
         _print_json({"models": found, "partial": left})
         return 0
-    if not found:
-        say("nothing here yet: portable pull MODEL")
-    print(*_table([_row(facts) for facts in found]), sep="\n")
-    say(f"{len(found)} models, {size(sum(f.get('size', 0) for f in found))}")
+    for line in _table([_row(facts) for facts in found]):
+        print(line)
+    total = size(sum(facts.get("size", 0) for facts in found))
+    say(f"models: {len(found)}, {total}" if found else "nothing here yet: portable pull MODEL")
     if partials:
         left_over = size(sum(p.size for p in partials))
         say(f"{left_over} of broken-off work, to go on from or: portable rm --partial")
@@ -128,10 +128,14 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
         facts["source"],
         facts["quant"] or "?",
         size(facts["size"]),
-        f"{facts['parameters'] / 1e9:.2f}B",
+        _millions(facts["parameters"]),
         f"{facts['context'] or '?'} tokens",
         facts["architecture"] or "?",
     )
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.3g}M" if parameters < 1e9 else f"{parameters / 1e9:.3g}B"
 
 
 @app.command()

@@ -42,9 +42,10 @@ def take_over(
             continue  # there is no sum to compare, or a part of this hub's own
         if found := _held(earlier, theirs, file):
             path, sha256 = found
-            if sha256 == file.sha256:
-                _give(path, source, listing, file)
-            (taken.same if sha256 == file.sha256 else taken.differ).append(file.path)
+            if sha256 != file.sha256:
+                taken.differ.append(file.path)
+            elif _give(path, source, listing, file):
+                taken.same.append(file.path)
     return taken
 
 
@@ -57,15 +58,23 @@ def _held(hub: Hub, listing: Listing, file: RemoteFile) -> tuple[Path, str] | No
     return (part, promised) if promised and part.is_file() else None
 
 
-def _give(path: Path, source: Hub, listing: Listing, file: RemoteFile) -> None:
+def _give(path: Path, source: Hub, listing: Listing, file: RemoteFile) -> bool:
+    """False where that cannot be: the download, which comes next, says why."""
     target = source.place(listing, file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if path.name.endswith(".incomplete"):
-        shutil.move(path, source.partial(listing, file))
-        return
-    if source.local_dir:  # the user may write to it, and the cache's file must stay as it is
-        shutil.copy2(path, target)
-        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.endswith(".incomplete"):
+            shutil.move(path, source.partial(listing, file))
+        elif source.local_dir:  # the user may write to it, and the cache's file must stay as it is
+            shutil.copy2(path, target)
+        else:
+            _link(path, target)
+    except OSError:
+        return False
+    return True
+
+
+def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:  # another disk, or one that knows no links

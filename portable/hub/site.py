@@ -13,7 +13,8 @@ from portable.errors import DiskError, NetworkError, NotOnHub, PortableError, Us
 
 # A token goes to these hosts and to the one in PORTABLE_TOKEN_HOST: a mirror never sees it.
 TOKEN_HOSTS = ("huggingface.co", "modelscope.cn", "modelscope.ai")
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR} | _FULL
 # What a client does when the answer is JSON of another shape, or no JSON at all.
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
 _CLIENTS = {"httpx2", "httpcore2", "requests", "urllib3", "modelscope_hub", "huggingface_hub"}
@@ -92,7 +93,9 @@ class Site(ABC):
         if "HFValidationError" in kinds:
             return UsageError(f"{repo!r} is not a model id", hint="an id looks like org/name")
         if isinstance(error, OSError) and error.errno in _DISK:
-            return DiskError(f"cannot store {repo}: {error.strerror}", hint="free some space")
+            full = error.errno in _FULL
+            hint = "free some space" if full else "check that folder and its permissions"
+            return DiskError(f"cannot store {repo}: {error.strerror}", hint=hint)
         if "GatedRepoError" in kinds or status == 403:
             return self._refused(repo)
         # Hugging Face says 401 for what does not exist, too.

@@ -56,7 +56,7 @@ def _ask(targets: Sequence[Target], sources: list[hub.Hub], wish: Wish, memory: 
         try:
             found = _found(targets, sources, 1, wish, why)
         except NotOnHub as other:
-            raise _nowhere(error, other, absent) from None
+            raise _nowhere(error, other, sources) from None
         except PortableError:
             raise error from None
         if silent or absent:
@@ -84,9 +84,13 @@ def _neither(error: PortableError, first: hub.Hub, second: hub.Hub) -> PortableE
     )
 
 
-def _nowhere(first: PortableError, second: NotOnHub, absent: bool) -> PortableError:
-    kind: Callable[..., PortableError] = NotOnHub if absent else NetworkError
-    return kind(f"{first.message}; {second.message}", hint=second.hint if absent else first.hint)
+def _nowhere(error: PortableError, other: NotOnHub, hubs: Sequence[hub.Hub]) -> PortableError:
+    """`error` is the first hub's; the second has no such model."""
+    message = f"{error.message}; {other.message}"
+    if not isinstance(error, NotOnHub):
+        return NetworkError(message, hint=error.hint)
+    tokens = " or ".join(one.token_variable for one in hubs)
+    return NotOnHub(message, hint=f"check the spelling; for a private one set {tokens}")
 
 
 class Memory:

@@ -17,6 +17,8 @@ from portable.verify import accepting
 
 def path_of(text: str) -> Path | None:
     """The path that `text` is, if it is there or cannot be anything else; None for other names."""
+    if not text:
+        return None
     try:
         path = Path(text).expanduser()
         path.stat()
