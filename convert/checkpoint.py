@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from convert.json_text import parse
 from convert.remote import Remote, RemoteFile
 from convert.safetensors_file import SafetensorsFile, Stored, TensorFile
 from portable import lfs
@@ -20,7 +20,7 @@ WEIGHTS = "model*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 READ = {".safetensors", ".json", ".model", ".txt", ".jinja"}
-MAX_JSON = 256 << 20
+MAX_BYTES = 64 << 20  # of one small file; the largest tokenizer.json known has 35 MB
 
 
 class Checkpoint:
@@ -62,13 +62,17 @@ class Checkpoint:
     def data(self, name: str) -> bytes | None:
         """A small file of the folder, or None when it is not there."""
         try:
-            if (self.folder / name).stat().st_size > MAX_JSON:
-                raise CheckpointError(f"{name} is too large", hint="download the checkpoint again")
+            info = (self.folder / name).stat()
+            if not stat.S_ISREG(info.st_mode):  # to read a pipe or a device may never end
+                raise CheckpointError(f"{name} is not an ordinary file")
+            if info.st_size > MAX_BYTES:
+                raise CheckpointError(f"{name} has {info.st_size >> 20} MB, which is too large")
             return (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise CheckpointError(f"{name} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name that another file gives may be no name
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"{name} cannot be read: {reason}") from error
 
     def text(self, name: str) -> str | None:
         """A text file of the folder, or None when it is not there."""
@@ -86,8 +90,8 @@ class Checkpoint:
         if text is None:
             return None
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
+            return parse(text)
+        except ValueError as error:
             raise CheckpointError(
                 f"{name} is not valid JSON: {error}", hint="download this file again"
             ) from error

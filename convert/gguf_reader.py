@@ -58,7 +58,7 @@ def read_gguf(path: Path) -> Gguf:
     """Raises Damaged, or OSError where the file cannot be opened."""
     if path.stat().st_size < len(MAGIC):
         raise Damaged("is too short")
-    cursor = _Cursor(np.memmap(path, np.uint8, mode="r"))
+    cursor = _Cursor(np.fromfile(path, np.uint8))
     if cursor.take(4).tobytes() != MAGIC:
         raise Damaged("is no GGUF file")
     version, tensors, keys = cursor.unpack("<IQQ")

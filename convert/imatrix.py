@@ -109,6 +109,8 @@ def _shortened(text: str) -> bytes:
 def read_imatrix(path: Path) -> Imatrix:
     """An importance matrix in either format. Raises UsageError for anything else."""
     try:
+        if path.exists() and not path.is_file():
+            raise Damaged("is not an ordinary file")
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         found = _from_gguf(read_gguf(path), path.name) if is_gguf else _from_legacy(path)
@@ -116,7 +118,9 @@ def read_imatrix(path: Path) -> Imatrix:
             if not (np.isfinite(entry.sums).all() and np.isfinite(entry.counts).all()):
                 raise Damaged(f"holds a value of {name} that is not a number")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", param="imatrix") from None
+        raise UsageError(
+            f"{path}: {error.strerror}", hint="name a file for --imatrix", param="imatrix"
+        ) from None
     except Damaged as error:
         raise UsageError(
             f"{path} is not an importance matrix: it {error}",

@@ -19,6 +19,8 @@ from convert.vocab import Vocab
 from portable.errors import CheckpointError
 
 QUANTIZATION_VERSION = 2
+CARD = "README.md"
+MAX_CARD = 1 << 20  # characters and entries between its lines of three dashes
 SHA256_PLACE = "0" * 64
 POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
 POOLING_FLAGS = (
@@ -132,11 +134,30 @@ def _version() -> str:
 def read_card(checkpoint: Checkpoint, warnings: list[str]) -> dict[str, Any]:
     """The front matter of README.md; a broken one is worth a warning, not the conversion."""
     try:
+        text = checkpoint.text(CARD) or ""
+        if len(text.partition("\n---")[0]) > MAX_CARD:
+            raise ValueError("its head is too large")
         found = gguf.Metadata.load_model_card(checkpoint.folder)
+        if not _is_small(found):
+            raise ValueError("it says too much")
     except Exception as error:  # YAML has many ways to be wrong
-        warnings.append(f"README.md is not used: {str(error).splitlines()[0]}")
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.append(f"{CARD} is not used: {words}")
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_small(value: Any) -> bool:
+    """YAML's references make a few lines mean billions of entries, or a list that holds itself."""
+    waiting, seen = [value], 0
+    while waiting and seen + len(waiting) < MAX_CARD:
+        value = waiting.pop()
+        seen += len(value) if isinstance(value, str) else 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return not waiting
 
 
 def _sampling(found: Any, checkpoint: Checkpoint) -> None:

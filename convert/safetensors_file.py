@@ -6,7 +6,6 @@ read is then an error to report instead of a SIGBUS that ends the process.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from convert.json_text import parse
 from portable.errors import CheckpointError, DiskError
 
 MAX_HEADER = 100 << 20
@@ -106,8 +106,8 @@ class TensorFile:
             return dict(pairs)
 
         try:
-            header = json.loads(text, object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:
+            header = parse(text.decode("utf-8"), unique)
+        except ValueError as error:
             raise self._bad("has a header that is not JSON") from error
         if not isinstance(header, dict):
             raise self._bad("has a header that is not an object")
@@ -135,6 +135,8 @@ class SafetensorsFile(TensorFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reading = threading.Lock()
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path.name} is not an ordinary file")
         try:
             self._file: BinaryIO = path.open("rb", buffering=0)
         except OSError as error:

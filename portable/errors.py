@@ -24,6 +24,8 @@ Each edge translates the tree once: the command line to `exit_code`, HTTP to `st
 
 from __future__ import annotations
 
+LONGEST = 1000  # characters
+
 
 class PortableError(Exception):
     """What happened, in one line, and in `hint` what to do next."""
@@ -31,15 +33,24 @@ class PortableError(Exception):
     exit_code = 1
     status = 500
     code: str | None = "internal_error"
+    usual_hint = ""
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _plain(message)
+        self.hint = _plain(hint or self.usual_hint)
         self.param = param
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def _plain(text: str) -> str:
+    """One short line: it may quote a file, and a terminal obeys some characters."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class UsageError(PortableError):
@@ -67,11 +78,13 @@ class ModelNotFound(InvalidRequest):
 
 class CheckpointError(PortableError):
     exit_code = 2
+    usual_hint = "download the checkpoint again"
     code = "invalid_checkpoint"
 
 
 class UnsupportedModel(PortableError):
     exit_code = 3
+    usual_hint = "choose another model"
     code = "unsupported_model"
 
 

@@ -41,7 +41,10 @@ def numbers(path: str) -> np.ndarray:
         size = llama_cpp.llama_model_n_embd(model)
         found = llama_cpp.llama_get_embeddings_seq(context, 0)
     assert found, "no numbers"
-    return np.ctypeslib.as_array(found, (size,))
+    copy = np.ctypeslib.as_array(found, (size,)).copy()
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return copy
 
 
 def embedding(model: object) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from convert.vocab.special import Special
 from convert.vocab.tokenizer_json import Tokenizer
 from convert.vocab.tokens import (
     BYTE,
+    BYTE_TOKEN,
     CONTROL,
     NORMAL,
     UNKNOWN,
@@ -27,7 +27,6 @@ from convert.vocab.tokens import (
 from portable.errors import CheckpointError
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 
 
 def read_model(checkpoint: Checkpoint, size: int, by_flag: bool = False) -> Vocab:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from portable.errors import CheckpointError
 
+BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 Keys = dict[str, Any]
@@ -53,8 +55,22 @@ def check(vocab: Vocab, size: int) -> None:
             raise CheckpointError(f"{key} is {value}, but there are {size} tokens")
     if vocab.model in ("bert", "t5"):
         _check_frame(vocab)
-    if vocab.model == "llama" and BYTE not in vocab.types:
-        raise CheckpointError("the tokenizer has no byte tokens, which llama.cpp needs")
+    _check_bytes(vocab)
+
+
+def _check_bytes(vocab: Vocab) -> None:
+    """llama.cpp reads a byte token's number from its text, and ends without a token for a byte."""
+    for token, kind in zip(vocab.tokens, vocab.types, strict=True):
+        if kind == BYTE and not BYTE_TOKEN.fullmatch(token):
+            raise CheckpointError(f"the tokenizer calls {token[:60]!r} a byte token")
+    known = set(vocab.tokens) if vocab.model == "llama" else set()
+    lost = [b for b in range(256) if not {b"<0x%02X>" % b, bytes([b])} & known]
+    if known and lost:
+        raise CheckpointError(
+            f"the tokenizer has no token for the byte {lost[0]} ({len(lost)} in all), "
+            "which llama.cpp needs",
+            hint="download the tokenizer files again",
+        )
 
 
 def _check_frame(vocab: Vocab) -> None:

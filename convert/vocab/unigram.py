@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.checkpoint import Checkpoint
+from convert.vocab.charsmap import check_charsmap
 from convert.vocab.sentencepiece import fields, pieces
 from convert.vocab.special import Special
 from convert.vocab.tokenizer_json import Tokenizer, need_type
@@ -45,13 +46,13 @@ def read(checkpoint: Checkpoint, size: int, config: dict[str, Any], mask: bool) 
             _put_mask(Tokenizer(checkpoint), vocab)
     else:
         normalizer = _from_json(Tokenizer(checkpoint), size, vocab)
-    _check(normalizer.charsmap)
     vocab.keys = {
         "tokenizer.ggml.add_space_prefix": normalizer.add_prefix,
         "tokenizer.ggml.token_type_count": config.get("type_vocab_size", 1),
         "tokenizer.ggml.remove_extra_whitespaces": normalizer.remove_extra_spaces,
     }
     if normalizer.charsmap:
+        check_charsmap(normalizer.charsmap)
         vocab.keys["tokenizer.ggml.precompiled_charsmap"] = normalizer.charsmap
     vocab.keys |= Special(checkpoint, size).keys()
     return vocab
@@ -129,12 +130,3 @@ def _put_mask(tokenizer: Tokenizer, vocab: Vocab) -> None:
         vocab.tokens[number] = text.encode("utf-8")
         vocab.scores[number] = 0.0
         vocab.types[number] = CONTROL
-
-
-def _check(charsmap: bytes) -> None:
-    """llama.cpp ends its process on a table whose first part is not as long as it says."""
-    size = int.from_bytes(charsmap[:4], "little")
-    if charsmap and (size % 4 or not 4 <= size < len(charsmap) - 4 or charsmap[-1]):
-        raise CheckpointError(
-            "the tokenizer's table of characters is broken", hint="download the tokenizer again"
-        )
