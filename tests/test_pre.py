@@ -44,6 +44,7 @@ TEXTS = {
     "capitals": "ПриВет МИР ÉCOLE École ÜBER HelloWorld XMLHttpRequest camelCase\n",
     "digits": "1 12 123 1234 12345 1.000.000,00 v2 0x1F\n",
 }
+BEHAVIOURS = {"Split": ("Isolated", False), "Matches": ("Removed", True)}
 DIGITS = re.compile(r"\d\d")
 # Where llama.cpp's own splitters are not quite the tokenizers': GPT-4o's and Tekken's take marks
 # for no letters and know the cases of ASCII only, DeepSeek's know narrow spaces only. (Parts of
@@ -60,9 +61,10 @@ def steps_of(steps: Steps) -> dict[str, Any]:
     """The pre-tokenizer of tokenizer.json that has these steps."""
     made: list[dict[str, Any]] = []
     for kind, detail in steps:
-        if kind == "Split":
-            pattern = {"Regex": detail}
-            made.append({"type": kind, "pattern": pattern, "behavior": "Isolated", "invert": False})
+        if kind in BEHAVIOURS:
+            behavior, invert = BEHAVIOURS[kind]
+            step = {"type": "Split", "pattern": {"Regex": detail}}
+            made.append({**step, "behavior": behavior, "invert": invert})
         elif kind == "Digits":
             made.append({"type": kind, "individual_digits": detail})
         else:
@@ -133,7 +135,7 @@ def quiet() -> Iterator[None]:
 SPLIT = [(name, steps, False) for steps, name in SPLITTERS.items()]
 SPLIT += [(WHOLE_WORDS[name], steps, True) for name, steps, _ in SPLIT if name in WHOLE_WORDS]
 CASES = {
-    f"{name}-{text}": (name, steps, whole, text)
+    f"{name}-{steps[0][0]}-{text}": (name, steps, whole, text)
     for name, steps, whole in SPLIT
     for text in TEXTS.keys() - LIMITS.get(name, set())
 }

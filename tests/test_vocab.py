@@ -115,8 +115,12 @@ def pre_of(tmp_path: Path, pre: Any, post: Any = None) -> str:
     return str(keys["tokenizer.ggml.pre"][1].decode())
 
 
-def split(regex: str) -> dict[str, Any]:
-    step = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+SPELLED = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+
+
+def split(regex: str, behavior: str = "Isolated") -> dict[str, Any]:
+    found = {"behavior": behavior, "invert": behavior == "Removed"}
+    step = {"type": "Split", "pattern": {"Regex": regex}, **found}
     last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     return {"type": "Sequence", "pretokenizers": [step, last]}
 
@@ -126,6 +130,8 @@ def split(regex: str) -> dict[str, Any]:
     [
         (split(QWEN_SPLIT), "qwen2"),
         (split(LLAMA3_SPLIT), "llama-bpe"),
+        (split(QWEN_SPLIT.replace(r"\r", "\r").replace(r"\n", "\n")), "qwen2"),
+        (split(QWEN_SPLIT.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", SPELLED)), "qwen2"),
         ({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}, "gpt-2"),
     ],
 )
@@ -133,7 +139,13 @@ def test_pre_tokenizers_by_structure(tmp_path: Path, pre: Any, name: str) -> Non
     assert pre_of(tmp_path, pre) == name
 
 
-@pytest.mark.parametrize("pre", [None, split(r"\w+"), {"type": "Whitespace"}, split("")])
+@pytest.mark.parametrize(
+    "pre",
+    [
+        *(None, split(r"\w+"), {"type": "Whitespace"}, split("")),
+        *(split(QWEN_SPLIT, "Contiguous"), split(r" ?[^(\s|[.,!?…。，、।۔،])]+", "Removed")),
+    ],
+)
 def test_an_unknown_splitter_is_refused(tmp_path: Path, pre: Any) -> None:
     with pytest.raises(UnsupportedModel, match="splits text"):
         pre_of(tmp_path, pre)

@@ -54,8 +54,8 @@ CASED = (
 PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
 CJK = "[一-龥ࠀ-一가-퟿]+"
 MIXED = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DIGITS, BYTES, GPT2 = ("Digits", True), ("ByteLevel", False), ("ByteLevel", True)
@@ -66,25 +66,33 @@ def _splits(*regexes: str) -> Steps:
     return tuple(("Split", regex) for regex in regexes)
 
 
+# "Split" makes words of a regex's matches and gaps, "Matches" drops the gaps: that is the same
+# where a regex ends with any white space, because it matches all that is none before.
 SPLITTERS: dict[Steps, str] = {
     (GPT2,): "gpt-2",
     (DIGITS, GPT2): "smollm",
     **{(*_splits(regex), BYTES): name for regex, name in REGEXES.items()},
-    (*_splits("[\r\n]", CASED, PUNCTUATION, r"\s+$", CJK), DIGITS, BYTES): "deepseek-llm",
-    (*_splits("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK), DIGITS, BYTES): "deepseek-coder",
+    **{(("Matches", r), BYTES): name for r, name in REGEXES.items() if r.endswith(r"|\s+")},
+    (*_splits(r"[\r\n]", CASED, PUNCTUATION, r"\s+$", CJK), DIGITS, BYTES): "deepseek-llm",
+    (*_splits(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK), DIGITS, BYTES): "deepseek-coder",
     (*_splits(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", MIXED), BYTES): "deepseek-v3",
 }
 # The same splitter for tokenizers that take a word whole when it is a token, whatever the merges.
 WHOLE_WORDS = {"dbrx": "llama-bpe"}
-# The same written out letter by letter, or as escapes, as some exporters do.
-SPELLED = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+# Other spellings in files: letter by letter, and line ends as they are.
+SPELLINGS = (
+    (r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", CONTRACTIONS),
+    ("\r", r"\r"),
+    ("\n", r"\n"),
+)
+BEHAVIOURS = {("Isolated", False): "Split", ("Removed", True): "Matches"}
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 
 
 def pre_tokenizer(tokenizer: Tokenizer) -> str:
     """The name for `tokenizer.ggml.pre`; UnsupportedModel when no splitter of llama.cpp matches."""
     steps = tuple(_steps(tokenizer.json.get("pre_tokenizer")))
-    name = SPLITTERS.get(tuple(map(_plain, steps)), "")
+    name = SPLITTERS.get(steps, "")
     if tokenizer.model.get("ignore_merges"):
         name = WHOLE_WORDS.get(name, name)
     post = json.dumps(tokenizer.json.get("post_processor"), ensure_ascii=False)
@@ -99,14 +107,6 @@ def pre_tokenizer(tokenizer: Tokenizer) -> str:
     )
 
 
-def _plain(step: tuple[str, Any]) -> tuple[str, Any]:
-    """A step with one of the spellings of its regex."""
-    kind, detail = step
-    if kind != "Split" or not isinstance(detail, str):
-        return kind, str(detail) if kind.startswith("Split") else detail
-    return kind, detail.replace(SPELLED, CONTRACTIONS)
-
-
 def _steps(entry: Any) -> list[tuple[str, Any]]:
     """(type, what matters of it) of each step, sequences flattened."""
     if not isinstance(entry, dict):
@@ -115,9 +115,11 @@ def _steps(entry: Any) -> list[tuple[str, Any]]:
     if kind == "Sequence":
         return [step for part in entry.get("pretokenizers") or [] for step in _steps(part)]
     if kind == "Split":
-        pattern = entry.get("pattern") or {}
-        plain = entry.get("behavior") == "Isolated" and not entry.get("invert")
-        return [("Split" if plain else "Split otherwise", pattern.get("Regex", pattern))]
+        found = (str(entry.get("behavior")), bool(entry.get("invert")))
+        regex = str((entry.get("pattern") or {}).get("Regex"))
+        for spelling, usual in SPELLINGS:
+            regex = regex.replace(spelling, usual)
+        return [(BEHAVIOURS.get(found, f"Split {found}"), regex)]
     if kind == "Digits":
         return [(kind, bool(entry.get("individual_digits")))]
     if kind == "ByteLevel":

@@ -42,8 +42,12 @@ class Special:
         if self.settings:
             self._from_settings(self.settings)
         config = checkpoint.config
+        text = config.get("text_config")
         for name in self.names:
-            self._set_id(name, config.get(f"{name}_token_id"))
+            number = config.get(key := f"{name}_token_id")
+            if number is None and isinstance(text, dict):
+                number = text.get(key)
+            self._set_id(name, number)
 
     def keys(self) -> Keys:
         keys: Keys = {}
