@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from convert import mxfp4
 from convert.quantize import SOURCE_BYTES, to_float32
-from convert.safetensors_file import Stored
+from convert.safetensors_file import Bytes, Stored
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -49,11 +50,22 @@ class Part:
     def _is_column(self) -> bool:
         return self.pick is not None and len(self.stored.shape) == 1
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether these are 4-bit blocks, which stay as they are."""
+        return self.stored.dtype == mxfp4.NAME
+
     def source_bytes(self, rows: int) -> int:
         """How much of the checkpoint `rows` rows stand for: what a progress bar adds up."""
         if self.whole:
             return self.stored.bytes
-        return rows * self.source_columns * SOURCE_BYTES[self.stored.dtype]
+        return rows * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        if self.is_packed:
+            return self.source_columns // 2
+        return self.source_columns * SOURCE_BYTES[self.stored.dtype]
 
     def read(self, first: int, count: int) -> tuple[int, np.ndarray[Any, Any]]:
         """The bytes that `values` needs for these rows, and the source row they begin with."""
@@ -68,15 +80,12 @@ class Part:
         elif self.pick is not None:
             picked = self.pick[first : first + count]
             low, high = int(picked.min()), int(picked.max()) + 1
-        row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
         start = self.stored.start
-        return low, start + low * row_bytes, start + high * row_bytes
+        return low, start + low * self._row_bytes, start + high * self._row_bytes
 
     def values(self, first: int, count: int, low: int, raw: np.ndarray[Any, Any]) -> Floats:
         """Rows as float32, [count, columns], valid until this thread's next call."""
-        if self.pick is not None and not self.whole:
-            row_bytes = self.source_columns * SOURCE_BYTES[self.stored.dtype]
-            raw = raw.reshape(-1, row_bytes)[self.pick[first : first + count] - low].reshape(-1)
+        raw = self._picked(first, count, low, raw)
         # Before the values, which lie where the scales would be made.
         scales = self._scales()
         found = to_float32(raw, self.stored.dtype).reshape(-1, self.source_columns)
@@ -88,6 +97,22 @@ class Part:
         if self.map is not None:
             found = self.map(found)
         return np.ascontiguousarray(found, np.float32).reshape(count, self.columns)
+
+    def packed(self, first: int, count: int, low: int, raw: np.ndarray[Any, Any]) -> Bytes:
+        """Rows of 4-bit blocks as a GGUF has them."""
+        raw, scale = self._picked(first, count, low, raw), self.stored.scale
+        assert scale, "blocks come with exponents"
+        numbers, blocks = self._numbers(first, count, low), scale.shape[-1]
+        above, below = int(numbers.min()), int(numbers.max()) + 1
+        found = scale.file.read(scale.start + above * blocks, (below - above) * blocks)
+        return mxfp4.packed(raw, found.reshape(-1, blocks)[numbers - above])
+
+    def _picked(self, first: int, count: int, low: int, raw: Bytes) -> Bytes:
+        """The bytes of the rows that become the part's, out of those that were read."""
+        if self.pick is None or self.whole:
+            return raw
+        rows = self.pick[first : first + count] - low
+        return raw.reshape(-1, self._row_bytes)[rows].reshape(-1)
 
     def _scales(self) -> Floats | None:
         """A row of scales for each row of blocks; few beside the values, so read as a whole."""

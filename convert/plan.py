@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from convert import fp8, metadata, rerank
+from convert import fp8, metadata, mxfp4, rerank
 from convert.arch import FAMILIES, check_config
 from convert.arch.table import Family, Placed, place
 from convert.checkpoint import Checkpoint
@@ -92,7 +92,7 @@ class Plan(FilePlan):
         self.config = Config(raw, self.family.DEFAULTS)
         sizes = self.family.sizes(self.config)
         checkpoint.open_tensors()
-        tensors = fp8.with_scales(checkpoint.tensors, raw)
+        tensors = mxfp4.with_scales(fp8.with_scales(checkpoint.tensors, raw), raw)
         placed = place(self.family, self.config, tensors)
         self.warnings = []
         if "vision_config" in raw:
@@ -105,6 +105,9 @@ class Plan(FilePlan):
         self.keys = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
+        if not self.quant.quantized and any(info.type.name == mxfp4.NAME for info in self.infos):
+            # As llama.cpp's converter calls a file whose experts stay as they are.
+            self.keys["general.file_type"] = ("uint32", QUANTS["MXFP4_MOE"].ftype)
         if self.imatrix:
             self.keys |= self.imatrix.recipe()
         self.check_keys()
@@ -132,8 +135,10 @@ class Plan(FilePlan):
                 jobs.append(Job(info, values=extra[name]))
                 continue
             tensor = found[name]
-            info = Info(name, tensor.shape, mix.type_of(name, tensor.shape))
-            error = Error() if self.measure else None
+            kept = all(part.is_packed for part in tensor.parts)
+            kind = TYPES[mxfp4.NAME] if kept else mix.type_of(name, tensor.shape)
+            info = Info(name, tensor.shape, kind)
+            error = Error() if self.measure and not kept else None
             jobs.append(Job(info, tensor.parts, None, self._importance(info, mix), error))
         self.fallbacks = mix.fallbacks
         if mix.fallbacks:
@@ -163,7 +168,7 @@ class Plan(FilePlan):
     def _check(self, found: Mapping[str, Placed]) -> None:
         for stored in {part.stored for tensor in found.values() for part in tensor.parts}:
             unscaled = stored.dtype == "F8_E4M3" and stored.scale is None
-            if unscaled or stored.dtype not in SOURCE_BYTES:
+            if unscaled or stored.dtype not in (mxfp4.NAME, *SOURCE_BYTES):
                 raise UnsupportedModel(
                     f"tensor {stored.name} is stored as {stored.dtype}",
                     hint="convert the original model, whose weights are BF16, F16 or F32",

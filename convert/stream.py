@@ -140,6 +140,8 @@ def _work(job: Job, part: Part, first: int, count: int, offset: int) -> Work:
     low, raw = part.read(first, count)
 
     def run() -> Rows:
+        if part.is_packed:
+            return part.packed(first, count, low, raw)
         values = part.values(first, count, low, raw)
         rows = _quantized(job, values, offset)
         if job.error:

@@ -52,6 +52,8 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "deepseek-v3": ("deepseek_v3", "deepseek-v3", {"shards": 2}),
     "deepseek-v3-fp8": ("deepseek_v3", "deepseek-v3", {"fp8": [32, 40]}),
+    "gpt-oss": ("gpt_oss", "gpt-4o", {}),
+    "gpt-oss-bf16": ("gpt_oss", "gpt-4o", {"quantization_config": None}),
     "mixtral": ("mixtral", "", {"spm": True}),
     "gemma2": ("gemma2", "", {}),
     "gemma3": ("gemma3", "", {}),

@@ -12,7 +12,7 @@ from checkpoints import tiny
 from tiny_tokenizers import edit_json
 
 from convert import Options, check_config, convert
-from portable.errors import PortableError, UnsupportedModel
+from portable.errors import CheckpointError, PortableError, UnsupportedModel
 
 
 def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -102,3 +102,36 @@ def test_fp8_scales_that_do_not_fit(
     with pytest.raises(PortableError, match=said):
         convert(folder, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def _renamed_scales(folder: Path) -> None:
+    edit_header(folder, lambda h: h.update({f"{DOWN}_exponents": h.pop(f"{DOWN}_scales")}))
+
+
+def _other_scales(folder: Path) -> None:
+    edit_header(folder, lambda h: h[f"{DOWN}_scales"]["shape"].reverse())
+
+
+DOWN = "model.layers.0.mlp.experts.down_proj"
+
+
+@pytest.mark.parametrize("damage", [_renamed_scales, _other_scales])
+def test_4_bit_blocks_without_fitting_exponents(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = tiny(tmp_path / "model", "gpt_oss")
+    damage(folder)
+    with pytest.raises(CheckpointError, match="not 4-bit blocks"):
+        convert(folder, tmp_path / "out.gguf")
+
+
+def test_an_exponent_that_is_no_number(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "gpt_oss")
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    start, _ = json.loads(data[8 : 8 + size])[f"{DOWN}_scales"]["data_offsets"]
+    data[8 + size + start] = 255
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
+        convert(folder, tmp_path / "out.gguf")

@@ -117,6 +117,23 @@ def test_every_family_equals_llama_model_quantize(family: str, tmp_path: Path) -
     )
 
 
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "Q2_K", "MXFP4_MOE"])
+def test_4_bit_experts_stay_as_they_are(quant: str, tmp_path: Path) -> None:
+    """llama_model_quantize must be told so, but for the type that is theirs."""
+    folder = tiny(tmp_path / "model", "gpt_oss", **wide("gpt_oss"))
+    lossless = convert(folder, tmp_path / "lossless.gguf", Options(quant="BF16")).path
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = QUANTS[quant].ftype
+    kept = (llama_cpp.llama_model_tensor_override * 2)()
+    kept[0].pattern, kept[0].type = b"_exps", TYPES["MXFP4"].id
+    params.tt_overrides = kept
+    theirs = tmp_path / "theirs.gguf"
+    assert not llama_cpp.llama_model_quantize(
+        str(lossless).encode(), str(theirs).encode(), ctypes.byref(params)
+    )
+    assert_same(convert(folder, tmp_path / "ours.gguf", Options(quant=quant)).path, theirs)
+
+
 def wide(family: str) -> dict[str, Any]:
     """Sizes that K-quants divide, as config.json's keys."""
     if family in TINY:

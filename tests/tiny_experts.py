@@ -118,10 +118,13 @@ def gpt_oss(config: Config, layer: int) -> Shapes:
         "mlp.router.bias": (count,),
     }
     for name, rows, columns in (("gate_up_proj", 2 * ff, hidden), ("down_proj", hidden, ff)):
+        shapes[f"mlp.experts.{name}_bias"] = (count, rows)
+        if not config["quantization_config"]:
+            shapes[f"mlp.experts.{name}"] = (count, columns, rows)
+            continue
         shapes |= {
             f"mlp.experts.{name}_blocks": (count, rows, columns // 32, 16),
             f"mlp.experts.{name}_scales": (count, rows, columns // 32),
-            f"mlp.experts.{name}_bias": (count, rows),
         }
     return shapes
 

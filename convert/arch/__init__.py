@@ -19,6 +19,7 @@ from convert.arch import (
     gemma3,
     glm,
     glm4,
+    gpt_oss,
     granite,
     internlm2,
     internlm3,
@@ -70,6 +71,7 @@ FAMILIES: dict[str, Family] = {
     "mixtral": mixtral,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
+    "gpt_oss": gpt_oss,
     "qwen3_reranker": qwen3_reranker,
     "xlm_roberta": xlm_roberta,
 }

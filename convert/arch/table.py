@@ -96,6 +96,10 @@ def place(family: Family, config: Config, tensors: Mapping[str, Stored]) -> list
     placed = []
     for row in filled(family.rows(config), sizes["layers"]):
         sources = sources_of(row, sizes)
+        stacked = row.source.replace(".{e}", "")
+        if stacked != row.source and stacked in named:
+            named |= _split(named[stacked], sources)
+            used.add(stacked)
         used.update(sources)
         absent = [name for name in sources if name not in named]
         if not absent:
@@ -155,6 +159,20 @@ def sources_of(row: Row, sizes: Mapping[str, int]) -> list[str]:
     if "{e}" not in row.source:
         return [row.source]
     return [row.source.replace("{e}", str(e)) for e in range(sizes[row.stack])]
+
+
+def _split(stored: Stored, names: Sequence[str]) -> dict[str, Stored]:
+    """A tensor for each expert out of one that has all of them, one after another."""
+    count, *shape = stored.shape
+    if count != len(names) and shape and count % len(names) == 0:
+        count, shape = len(names), [count // len(names), *shape]
+    if count != len(names):
+        raise CheckpointError(f"{stored.name} has {count} experts, but there are {len(names)}")
+    size = stored.bytes // count
+    return {
+        name: replace(stored, shape=tuple(shape), start=stored.start + i * size, bytes=size)
+        for i, name in enumerate(names)
+    }
 
 
 def _placed(row: Row, stored: list[Stored], sizes: Mapping[str, int]) -> Placed:
