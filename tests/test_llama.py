@@ -6,7 +6,9 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import tiny
 from fakes import run
@@ -17,7 +19,8 @@ from portable.engine.engine import Engine
 from portable.engine.llama import Llama
 from portable.engine.native import lib
 from portable.engine.offload import Device, check_memory, plan
-from portable.engine.sequence import SamplingParams
+from portable.engine.prefix import reusable
+from portable.engine.sequence import SamplingParams, Slice
 from portable.engine.service import Service
 from portable.engine.template import MARK, UNMARK
 from portable.engine.worker import Streams
@@ -68,6 +71,29 @@ def test_the_same_request_again_gives_the_same_text(
     first = answer(service, FRUITS, params)
     answer(service, [{"role": "user", "content": "Something else in between."}])
     assert answer(service, FRUITS, params) == first
+
+
+def test_a_request_sent_again_computes_the_same_numbers(smollm2: Path) -> None:
+    config = EngineConfig(smollm2, context=512, slots=2)
+    llama = Llama(config)
+    decode, seen = llama.decode, []
+
+    def watched(slices: list[Slice]) -> Any:
+        logits = decode(slices)
+        seen.extend(row.copy() for row in logits)
+        return logits
+
+    llama.decode = watched  # type: ignore[method-assign]
+    engine, draw = Engine(llama, config), random.Random(1)
+    for _ in range(10):
+        tokens = [draw.randrange(100, 20000) for _ in range(draw.randrange(3, 120))]
+        for again in (False, True):
+            engine.add("a", tokens, SamplingParams(temperature=0, max_tokens=3))
+            cached = run(engine)["a"][-1].usage.cached_tokens
+            assert cached == (reusable(len(tokens), len(tokens)) if again else 0)
+        assert np.array_equal(seen[: len(seen) // 2], seen[len(seen) // 2 :])
+        seen.clear()
+    llama.close()
 
 
 def test_a_prompts_chunks_do_not_change_the_answer(smollm2: Path) -> None:

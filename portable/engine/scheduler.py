@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from portable.engine.config import EngineConfig
-from portable.engine.prefix import Intact, Move, PrefixCache, common_prefix
+from portable.engine.prefix import GROUP, Intact, Move, PrefixCache, common_prefix
 from portable.engine.sequence import Sequence, Slice
 
 # Tokens: fewer are read sooner than waited for.
@@ -73,10 +73,10 @@ class Scheduler:
         `shared_budget` prompt tokens are read at most while somebody is being answered.
         """
         self._admit()
-        slices = self._decodes()
-        self._prompts(slices, shared_budget if slices else self._config.step_tokens)
+        answering = self._decodes()
+        reading = self._prompts(answering, shared_budget if answering else self._config.step_tokens)
         moves, self._moves = self._moves, []
-        return Plan(moves, slices)
+        return Plan(moves, reading + answering)
 
     def commit(self, slices: list[Slice]) -> None:
         """The step was decoded: its tokens lie in the cache now."""
@@ -143,7 +143,7 @@ class Scheduler:
         """Somebody is just reading more of this prompt than any slot holds: better share that."""
         if not self.prefix.reuse:
             return False
-        prompt = sequence.tokens[:-1]
+        prompt = sequence.tokens
         readers = (s for s in self.running if s.pending > 1)
         return any(
             s.cached < shared and shared >= held + _WORTH_WAITING
@@ -165,16 +165,16 @@ class Scheduler:
                 break
         return [Slice(s, s.cached, 1, s.draft) for s in self.running if s.pending == 1]
 
-    def _prompts(self, slices: list[Slice], budget: int) -> None:
-        """Add prompt chunks within `budget` tokens and the free cells.
+    def _prompts(self, answering: list[Slice], budget: int) -> list[Slice]:
+        """Prompt chunks within `budget` tokens and the free cells, whole groups of rows first.
 
         The oldest prompt gets half, so that it always moves on; then those that need least, so that
         a short prompt does not wait behind a long one.
         """
         reading = [s for s in self.running if s.pending > 1]
         if not reading:
-            return
-        taken = sum(part.size for part in slices)
+            return []
+        taken = sum(part.size for part in answering)
         budget = min(budget, sum(s.pending for s in reading))
         self._make_room(taken + budget)
         left = min(budget, self.prefix.free_cells - taken)
@@ -185,7 +185,11 @@ class Scheduler:
             more = min(sequence.pending - counts[sequence], left)
             counts[sequence] += more
             left -= more
-        slices += [Slice(s, s.cached, count) for s, count in counts.items() if count > 0]
+        whole = {s: n if n == s.pending else n // GROUP * GROUP for s, n in counts.items()}
+        if not any(whole.values()):
+            whole = counts
+        chunks = [Slice(s, s.cached, count) for s, count in whole.items() if count > 0]
+        return sorted(chunks, key=lambda part: part.count % GROUP > 0)
 
     def _make_room(self, need: int) -> bool:
         """Evict idle prefixes until `need` cells are free; False when that is not enough."""
