@@ -23,18 +23,21 @@ from convert.report import Converted, Progress
 if TYPE_CHECKING:
     from convert.arch import check_config
     from convert.pipeline import convert, convert_adapter, size_of
+    from convert.sizes import Preview, preview
 
 __all__ = [
     "ADAPTER_TYPE",
     "DEFAULT_QUANT",
     "Converted",
     "Options",
+    "Preview",
     "Progress",
     "bits",
     "check_config",
     "convert",
     "convert_adapter",
     "default_output_name",
+    "preview",
     "quant_name",
     "quant_names",
     "size_of",
@@ -44,6 +47,7 @@ _LATER = {
     "convert": "convert.pipeline",
     "convert_adapter": "convert.pipeline",
     "size_of": "convert.pipeline",
+    "preview": "convert.sizes",
     "check_config": "convert.arch",
 }
 

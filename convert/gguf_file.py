@@ -54,6 +54,16 @@ def data_size(infos: Iterable[Info]) -> int:
 
 def head(keys: Mapping[str, tuple[str, Any]], infos: Sequence[Info]) -> bytes:
     """Everything before the tensor data, padded to the alignment."""
+    out = _head(keys, infos)
+    return bytes(out.ljust(padded(len(out)), b"\0"))
+
+
+def head_size(keys: Mapping[str, tuple[str, Any]], infos: Sequence[Info]) -> int:
+    """Bytes of `head` without its padding."""
+    return len(_head(keys, infos))
+
+
+def _head(keys: Mapping[str, tuple[str, Any]], infos: Sequence[Info]) -> bytearray:
     out = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(infos), len(keys)))
     for key, (kind, value) in keys.items():
         out += _string(key) + _value(kind, value)
@@ -63,7 +73,7 @@ def head(keys: Mapping[str, tuple[str, Any]], infos: Sequence[Info]) -> bytes:
         out += _string(info.name) + struct.pack("<I", len(dims))
         out += struct.pack(f"<{len(dims)}QIQ", *dims, info.type.id, offset)
         offset += padded(info.bytes)
-    return bytes(out.ljust(padded(len(out)), b"\0"))
+    return out
 
 
 def storable(kind: str, value: Any) -> bool:

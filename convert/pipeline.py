@@ -46,8 +46,8 @@ def convert(
     options = options or Options()
     source, output = Path(source), Path(output)
     writer.check_output(output, source)
-    with _opened(source, adapter, remote) as checkpoint:
-        plan = Plan(checkpoint, options, _name(options, source))
+    with opened(source, adapter, remote) as checkpoint:
+        plan = Plan(checkpoint, options, name_of(options, source))
         return _run(plan, output, options, progress, started)
 
 
@@ -55,12 +55,12 @@ def size_of(
     source: Path, options: Options, *, adapter: Path | None = None, remote: Sequence[Remote] = ()
 ) -> int:
     """Bytes of the file that `convert` would write. Raises what it raises before it begins."""
-    with _opened(source, adapter, remote) as checkpoint:
-        return Plan(checkpoint, options, _name(options, source)).size
+    with opened(source, adapter, remote) as checkpoint:
+        return Plan(checkpoint, options, name_of(options, source)).size
 
 
 @contextmanager
-def _opened(source: Path, adapter: Path | None, remote: Sequence[Remote]) -> Iterator[Checkpoint]:
+def opened(source: Path, adapter: Path | None, remote: Sequence[Remote]) -> Iterator[Checkpoint]:
     """A checkpoint, with an adapter merged into it if there is one."""
     with ExitStack() as stack:
         if adapter:
@@ -91,7 +91,7 @@ def convert_adapter(
     writer.check_output(output, source)
     with closing(Adapter(source)) as adapter:
         config = Checkpoint(base).config
-        plan = AdapterPlan(adapter, config, options.quant, _name(options, source))
+        plan = AdapterPlan(adapter, config, options.quant, name_of(options, source))
         return _run(plan, output, options, progress, started)
 
 
@@ -116,7 +116,7 @@ def _run(
     )
 
 
-def _name(options: Options, source: Path) -> str:
+def name_of(options: Options, source: Path) -> str:
     last = _last_part(options.name or "") or _last_part(source.name) or source.resolve().name
     return last or "model"
 

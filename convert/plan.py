@@ -117,19 +117,18 @@ class Plan(FilePlan):
         extra = self.family.extra_tensors(self.config)
         found = {tensor.name: tensor for tensor in placed}
         self._check(found)
-        names = sorted([*found, *extra], key=file_order)
-        tied = "output.weight" not in found
-        shape = Shape(
+        self.names = sorted([*found, *extra], key=file_order)
+        self.shape = Shape(
             sizes["layers"],
             sizes["heads"],
             sizes["kv_heads"],
             self.family.GGUF,
-            tied,
+            "output.weight" not in found,
             sizes.get("experts", 0),
         )
-        mix = Mix(self.quant.name, shape, names, guided=self.imatrix is not None)
+        mix = self.mix(self.quant.name)
         jobs = []
-        for name in names:
+        for name in self.names:
             if name in extra:
                 info = Info(name, extra[name].shape, TYPES["F32"])
                 jobs.append(Job(info, values=extra[name]))
@@ -143,13 +142,17 @@ class Plan(FilePlan):
         self.fallbacks = mix.fallbacks
         if mix.fallbacks:
             self.warnings.append(
-                f"{len(mix.fallbacks)} of {len(names)} tensors have rows that {mix.quant.name} "
+                f"{len(mix.fallbacks)} of {len(jobs)} tensors have rows that {mix.quant.name} "
                 "cannot divide: they take a larger type"
             )
         if self.imatrix:
             quantized = [job.info.name for job in jobs if job.info.type.block > 1]
             self.warnings += self.imatrix.left_out(quantized)
         return jobs
+
+    def mix(self, quant: str) -> Mix:
+        """Which type each tensor gets, asked for in the order of `names`."""
+        return Mix(quant, self.shape, self.names, guided=self.imatrix is not None)
 
     def _importance(self, info: Info, mix: Mix) -> Entry | None:
         """The tensor's entry in the importance matrix, which some types cannot do without."""

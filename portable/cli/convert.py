@@ -64,6 +64,10 @@ def convert(
             show_default="stored if the disk can hold it",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be made; fetch no weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> int:
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
@@ -81,8 +85,10 @@ def convert(
         raise UsageError(
             f"{model} is no LoRA adapter's folder", hint="--adapter-of and --merge are for one"
         )
-    if adapter and not merge and (evaluate or report_file):
-        raise UsageError("an adapter alone is no model: no --evaluate, no --report", hint="--merge")
+    if adapter and not merge and (evaluate or report_file or dry_run):
+        raise UsageError(
+            "an adapter alone is no model: no --evaluate, --report or --dry-run", hint="--merge"
+        )
     if report_file:
         reports.check(report_file)
     default = converter.ADAPTER_TYPE if adapter and not merge else converter.DEFAULT_QUANT
@@ -93,7 +99,9 @@ def convert(
         if verify and (merge or not adapter):
             accept = accepting(say, report, brief=quiet)
             options = dataclasses.replace(options, accept=accept)
-        wish = Wish(options.quant, revision, offline, say, report, keep)
+        wish = Wish(options.quant, revision, offline, say, report, keep, dry_run)
+        if dry_run:
+            return _dry_run(base, adapter if merge else None, output, options, wish, as_json)
         if adapter and not merge:
             done = _adapter(base, adapter, output, options, wish)
         else:
@@ -107,6 +115,27 @@ def convert(
     if report_file:
         reports.write(reports.Summary(done), report_file)
         say(f"{report_file}: the report")
+    return 0
+
+
+def _dry_run(
+    model: str,
+    adapter: Path | None,
+    output: Path | None,
+    options: Options,
+    wish: Wish,
+    as_json: bool,
+) -> int:
+    import convert as converter
+    from portable.cli.preview import facts, show
+    from portable.obtain import fetch_checkpoint
+
+    source = fetch_checkpoint(model, wish)
+    name = f"{source.name}-{adapter.resolve().name}" if adapter else source.name
+    target = folder_or_file(output, converter.default_output_name(name, options.quant))
+    options = dataclasses.replace(options, name=name)
+    found = converter.preview(source.folder, options, adapter=adapter, remote=source.weights)
+    show(facts(found, source, target, options.quant, wish.keep), as_json=as_json)
     return 0
 
 

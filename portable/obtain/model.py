@@ -28,10 +28,31 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Bytes: `free` in the hub's cache, at `folder`; a checkpoint's `weights`, how much of them is
+    `missing` there, and about what is `needed` to store these and the file that is made of them."""
+
+    folder: Path
+    free: int
+    weights: int
+    missing: int
+    needed: int
+
+    @property
+    def short(self) -> bool:
+        return self.free < self.needed
+
+    def streams(self, keep: bool | None) -> bool:
+        """Whether the weights are not to be stored; `keep` is what the user says to that."""
+        return self.short if keep is None else not keep
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A folder to convert; `name` is the model's, for the folder may be called by a commit.
 
-    `weights` are not in the folder: they are to be converted as they stream.
+    `weights` are not in the folder: they are to be converted as they stream. `room` is for those of
+    a hub, stored or not.
     """
 
     folder: Path
@@ -40,6 +61,7 @@ class Checkpoint:
     full_id: str | None = None
     commit: str | None = None
     weights: tuple[hub.HubFile, ...] = ()
+    room: Room | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ class Wish:
     """What was asked for, beside the name. `quant` None: the model's own default.
 
     `keep`: whether a checkpoint is stored before it is converted; None: if the disk can hold it.
+    `dry_run`: no weights are fetched, but what their headers say.
     """
 
     quant: str | None
@@ -94,6 +117,7 @@ class Wish:
     say: Say
     report: Report
     keep: bool | None = None
+    dry_run: bool = False
 
     def waiting(self, name: str) -> Callable[[], None]:
         """What to do when another process is making the model already."""

@@ -155,17 +155,18 @@ def checkpoint(found: Found, wish: Wish) -> Checkpoint:
             + (f", only pickle files like {pickles[0]}" if pickles else ""),
             hint="choose a repository with safetensors files: pickle files can run any code",
         )
-    wish.say(f"downloading {repo} from {found.where}")
+    wish.say(f"{'looking at' if wish.dry_run else 'downloading'} {repo} from {found.where}")
     files = listing.select(convert.wanted_files())
     mix(found, files, wish)
-    far = streaming.weights(found, listing, files, wish)
+    room = streaming.room(found, listing, files, wish)
+    far = streaming.weights(found, listing, files, room, wish)
     folder, commit = source.snapshot(
         listing,
         convert.wanted_files(weights=not far),
         check=partial(convert.check_config, name=repo),
         report=wish.report,
     )
-    return Checkpoint(folder, target.suffix, target.entry, repo, commit, far)
+    return Checkpoint(folder, target.suffix, target.entry, repo, commit, far, room)
 
 
 def mix(found: Found, files: Sequence[hub.RemoteFile], wish: Wish) -> None:

@@ -7,39 +7,48 @@ from collections.abc import Sequence
 import convert
 from portable import hub
 from portable.errors import UsageError
-from portable.obtain.model import Found, Wish
+from portable.obtain.model import Found, Room, Wish
 from portable.progress import size
 
 AGAIN = "interrupted, the same command goes on where it was"
 
 
+def room(found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], wish: Wish) -> Room:
+    """What storing the weights would take, and what there is."""
+    heavy = _weights(files)
+    whole = sum(file.size for file in heavy)
+    missing = sum(found.source.missing(listing, file) for file in heavy)
+    folder, free = found.source.room(listing)
+    made = whole * convert.bits(wish.quant or found.target.quant) / 16
+    return Room(folder, free, whole, missing, missing + int(made))
+
+
 def weights(
-    found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], wish: Wish
+    found: Found, listing: hub.Listing, files: Sequence[hub.RemoteFile], room: Room, wish: Wish
 ) -> tuple[hub.HubFile, ...]:
     """The weights that are to stream, none if they are to be stored, or are already; says why.
 
-    They stream if that is wished, or if the disk could not hold them and what becomes of them.
+    They stream if that is wished, or if the disk could not hold them and what becomes of them. In
+    a dry run whatever is not here streams: that is, its headers.
     """
-    source = found.source
-    heavy = [file for file in files if file.path.endswith(".safetensors")]
-    missing = sum(source.missing(listing, file) for file in heavy)
-    if wish.keep or not missing:
+    source, heavy = found.source, _weights(files)
+    if not room.missing or not (wish.dry_run or room.streams(wish.keep)):
         return ()
-    there, free = source.room(listing)
-    share = convert.bits(wish.quant or found.target.quant) / 16
-    short = free < missing + share * sum(file.size for file in heavy)
-    if not short and wish.keep is None:
-        return ()
-    nameless = [file.path for file in heavy if not file.sha256]
-    if nameless:
-        if wish.keep is None:
-            return ()
-        raise UsageError(
-            f"{source.title} names no sha256 of {nameless[0]}: what streams cannot be checked",
-            hint="use --keep",
-        )
     source.check_names(listing, heavy)
-    total = size(sum(file.size for file in heavy))
-    why = f", for {size(free)} are free in {there}" if short else ""
-    wish.say(f"{total} of weights are converted as they stream, not stored{why}; {AGAIN}")
+    if not wish.dry_run:
+        nameless = [file.path for file in heavy if not file.sha256]
+        if nameless and wish.keep is None:
+            return ()
+        if nameless:
+            raise UsageError(
+                f"{source.title} names no sha256 of {nameless[0]}: what streams cannot be checked",
+                hint="use --keep",
+            )
+        why = f", for {size(room.free)} are free in {room.folder}" if room.short else ""
+        text = f"{size(room.weights)} of weights are converted as they stream, not stored"
+        wish.say(f"{text}{why}; {AGAIN}")
     return tuple(hub.HubFile(source, listing, file) for file in heavy)
+
+
+def _weights(files: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
+    return [file for file in files if file.path.endswith(".safetensors")]
