@@ -1,11 +1,12 @@
 """Shows how far a long piece of work is, on stderr; does not know what the work is.
 
 A terminal gets a bar with bytes, rate and time left; anything else one plain line every 5 seconds
-and one at the end of each phase; `quiet` nothing at all.
+and one at the end of each phase; `quiet` nothing at all. Programs get JSON, on stdout.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,25 @@ class Lines:
         return text + (f", {(total - self.high) / rate:.0f} s left" if total and rate else "")
 
 
+class Objects:
+    """A JSON object a line: at most one a second, and one at the end of each phase."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream = stream
+        self.clock = clock
+        self.shown: dict[str, float] = {}
+        self.high: dict[str, int] = {}
+
+    def __call__(self, phase: str, done: int, total: int, detail: str = "") -> None:
+        now, before = self.clock(), self.high.get(phase, -1)
+        high = self.high[phase] = max(done, before)
+        ended = 0 < total <= high and before < total
+        if ended or now - self.shown.get(phase, -1.0) >= 1.0:
+            self.shown[phase] = now
+            event = {"phase": phase, "file": detail, "done": high, "total": total}
+            print(json.dumps(event, ensure_ascii=False), file=self.stream, flush=True)
+
+
 class Bars:
     """One rich bar a phase; `display` is a `rich.progress.Progress`."""
 
@@ -83,11 +103,15 @@ class Bars:
 
 
 @contextmanager
-def progress(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Report]:
+def progress(
+    *, quiet: bool = False, as_json: bool = False, stream: TextIO | None = None
+) -> Iterator[Report]:
     """A `Report` for the length of a `with` block; a bar only moves forward."""
     stream = stream or sys.stderr
     if quiet:
         yield silent
+    elif as_json:
+        yield Objects(sys.stdout)
     elif stream.isatty():
         with _display(stream) as display:
             yield Bars(display)

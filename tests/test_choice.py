@@ -121,6 +121,20 @@ def test_a_scheme_asks_that_hub_alone(hubs: Hubs) -> None:
     assert not hubs.ms.state.log
 
 
+LLAMA = "LLM-Research/Llama-3.2-1B-Instruct"
+
+
+def test_a_known_name_has_another_id_on_each_hub(hubs: Hubs) -> None:
+    hubs.hf.add("unsloth/Llama-3.2-1B-Instruct", FILES)
+    assert get("llama-3.2-1b").full_id == "unsloth/Llama-3.2-1B-Instruct"
+
+
+def test_an_id_is_never_replaced_by_another(hubs: Hubs) -> None:
+    hubs.hf.add("unsloth/Llama-3.2-1B-Instruct", FILES)
+    with pytest.raises(NotOnHub, match=LLAMA):
+        get(LLAMA)
+
+
 def test_nowhere_names_both_hubs(hubs: Hubs) -> None:
     with pytest.raises(NotOnHub, match=r"ModelScope .* has no model .*; Hugging Face .* has no"):
         get(REPO)

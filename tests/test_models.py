@@ -169,6 +169,15 @@ def test_a_dry_run_fetches_nothing_and_says_the_sizes(
     assert line.endswith("is here")
 
 
+def test_pull_for_programs(fake: FakeHub, ready: bytes) -> None:
+    fake.add(REPO, {"m-Q4_K_M.gguf": ready})
+    plan = portable("pull", REPO, "--dry-run", "--json").json
+    assert plan["missing"] == len(ready) == plan["files"][0]["size"] and plan["free"] > 0
+    lines = [json.loads(line) for line in portable("pull", REPO, "--json").out.splitlines()]
+    assert lines[-2]["done"] == lines[-2]["total"] == len(ready)
+    assert Path(lines[-1]["path"]).read_bytes() == ready
+
+
 def test_a_dry_run_says_when_the_disk_is_too_small(
     fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,9 +230,11 @@ def test_a_ready_gguf_is_taken_from_the_hub(
 
 
 def test_a_gguf_repository_without_the_quant_lists_what_it_has(fake: FakeHub) -> None:
-    fake.add(REPO, ggufs("m-Q8_0.gguf"))
-    with pytest.raises(UsageError, match=r"no Q2_K file .*m-Q8_0\.gguf"):
+    fake.add(REPO, ggufs("m-Q8_0.gguf", *SHARDS))
+    with pytest.raises(UsageError) as caught:
         get(f"{REPO}:Q2_K")
+    assert "no Q2_K file" in caught.value.message
+    assert caught.value.hint == f"it has m-Q8_0.gguf (3.3 kB), {SHARDS[0]} (16.8 kB)"
 
 
 SHARDS = [f"m-Q4_K_M-0000{i}-of-00002.gguf" for i in (1, 2)]

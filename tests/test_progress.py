@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
-from portable.progress import Lines, progress, size
+from portable.progress import Lines, Objects, progress, size
 
 
 class Terminal(io.StringIO):
@@ -81,3 +82,14 @@ def test_quiet_is_silent(stream: io.StringIO) -> None:
 @pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (1e6, "1.0 MB"), (4e12, "4000.0 GB")])
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_programs_get_one_object_a_line() -> None:
+    now, stream = [0.0], io.StringIO()
+    report = Objects(stream, clock=lambda: now[0])
+    for second, done in ((0.0, 10), (0.5, 30), (1.0, 20), (1.1, 90), (1.2, 100), (1.3, 100)):
+        now[0] = second
+        report("downloading", done, 100, "模型.bin")
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event["done"] for event in events] == [10, 30, 100]
+    assert events[0] == {"phase": "downloading", "file": "模型.bin", "done": 10, "total": 100}

@@ -41,6 +41,9 @@ def pull(
     quant: Annotated[str | None, typer.Option("--quant", "-q", help="E.g. Q4_K_M.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print progress and the result as JSON lines.")
+    ] = False,
 ) -> int:
     """Fetch a model into the store, or files of a repository into a folder."""
     import convert as converter
@@ -51,17 +54,25 @@ def pull(
 
     choice = Choice(files or (), include or (), exclude or (), local_dir)
     wanted = converter.quant_name(quant) if quant else None
-    with progress(quiet=quiet) as report:
+    with progress(quiet=quiet, as_json=as_json) as report:
         if choice.is_model and not dry_run:
-            print(obtain(model, quant=wanted, revision=revision, say=say, progress=report).path)
-            return 0
+            made = obtain(model, quant=wanted, revision=revision, say=say, progress=report)
+            return _print_paths([made.path], as_json)
         wish = Wish(wanted, revision, offline_by_environment(), say, report)
         selection = select(model, choice, wish)
         if not dry_run:
-            print(*selection.fetch(wish), sep="\n")
-            return 0
-    print(_preview(selection))
+            return _print_paths(selection.fetch(wish), as_json)
+    if as_json:
+        _print_json(selection.facts())
+    else:
+        print(_preview(selection))
     selection.source.check_space(selection.listing, selection.files)
+    return 0
+
+
+def _print_paths(paths: list[Path], as_json: bool) -> int:
+    for path in paths:
+        print(json.dumps({"path": str(path)}, ensure_ascii=False) if as_json else path)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from portable import gguf
 from portable.errors import ModelFileError, UsageError
+from portable.progress import size
 
 SCHEMES = {"ms://": "ms", "modelscope://": "ms", "hf://": "hf"}
 _REF = re.compile(r"(?P<repo>[^@]+?)(?:@(?P<revision>[^@:]+))?(?::(?P<quant>[A-Za-z0-9_]+))?")
@@ -95,7 +96,11 @@ def choose_gguf(listing: Listing, quant: str | None, default: str) -> list[Remot
     wanted = quant or default
     named = [f for f in files if gguf.has_quant(f.path, wanted)]
     if quant and not named:
-        names = ", ".join(f.path for f in files[:12])
+        sizes = {f.path: f.size for f in files}
+        firsts = [f.path for f in files if _shards(f.path)[0] == f.path][:12]
+        names = ", ".join(
+            f"{path} ({size(sum(sizes.get(part, 0) for part in _shards(path)))})" for path in firsts
+        )
         raise UsageError(f"{listing.repo} has no {quant} file", hint=f"it has {names}")
     paths = {f.path: f for f in files}
     every = _shards((named or files)[0].path)

@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import convert
 from portable import hub
@@ -42,6 +43,23 @@ class Selection:
     def missing(self, file: hub.RemoteFile) -> int:
         """Bytes that have still to come."""
         return self.source.missing(self.listing, file)
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON: sizes in bytes."""
+        there, free = self.source.room(self.listing)
+        files = [
+            {"file": f.path, "size": f.size, "missing": self.missing(f), "sha256": f.sha256}
+            for f in self.files
+        ]
+        return {
+            "repo": self.listing.repo,
+            "hub": self.source.title,
+            "commit": self.listing.commit,
+            "files": files,
+            "missing": sum(map(self.missing, self.files)),
+            "folder": str(there),
+            "free": free,
+        }
 
     def fetch(self, wish: Wish) -> list[Path]:
         """Raises DiskError, NetworkError and UsageError as a download does."""
