@@ -21,6 +21,8 @@ from convert.stream import Job
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
 
 TOKEN_EMBEDDING = "token_embd.weight"
+# llama.cpp computes the latent attention of these without asking an adapter.
+LATENT = ("deepseek2", "minicpm3")
 STORED_AS = (ADAPTER_TYPE, "F16", "BF16")
 MERGE = "use --merge, which writes the whole trained model"
 
@@ -45,7 +47,8 @@ class AdapterPlan(FilePlan):
         updates = {canonical(n, self.family.RENAMED): u for n, u in adapter.updates.items()}
         _refuse_more_than_pairs(adapter, updates, tied=config.tied)
         rows, sizes = self.family.rows(config), self.family.sizes(config)
-        placed = _place(updates, rows, sizes, adapter.alpha)
+        placed = list(_place(updates, rows, sizes, adapter.alpha))
+        _refuse_ignored(self.family.GGUF, placed)
         self.jobs = [
             Job(Info(tensor.name, tensor.shape, TYPES[quant]), tensor.parts)
             for tensor in sorted(placed, key=lambda tensor: file_order(tensor.name))
@@ -120,6 +123,15 @@ def _refuse_row(row: Row, found: Mapping[str, Update], sources: int) -> None:
     else:
         return
     raise UnsupportedModel(f"{next(iter(found))} {what}", hint=MERGE)
+
+
+def _refuse_ignored(arch: str, placed: Sequence[Placed]) -> None:
+    for tensor in placed if arch in LATENT else ():
+        if ".attn_" in tensor.name and ".attn_output." not in tensor.name:
+            raise UnsupportedModel(
+                f"llama.cpp adds no adapter to {tensor.name.removesuffix('.lora_a')} of {arch}",
+                hint=MERGE,
+            )
 
 
 def _a(update: Update) -> Part:

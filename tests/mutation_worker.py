@@ -31,7 +31,7 @@ from portable.engine.adapter import check_adapter
 from portable.errors import PortableError
 
 MEMORY = 1 << 30  # above what the process has when it begins
-SECONDS = 20
+SECONDS = 60
 LONGEST = 1100
 DECODE_EACH = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from test_convert_golden import held_against_golden
 
 from convert import Options, convert, convert_adapter
+from convert.adapter import Adapter
+from convert.merge import Merged
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
 
 HEAD = "lm_head.weight"
@@ -145,6 +148,18 @@ def test_a_merge_reads_chunk_by_chunk(base: Path, tmp_path: Path, monkeypatch: A
     assert parts == whole
 
 
+def test_an_interrupted_merge_goes_on_with_the_same_settings_only(
+    base: Path, tmp_path: Path
+) -> None:
+    found = []
+    for name, alpha in (("one", 16), ("two", 16), ("three", 32)):
+        adapter = lora(tmp_path / name, base, LINEAR, lora_alpha=alpha)
+        with closing(Merged(base, Adapter(adapter))) as merged:
+            merged.open_tensors()
+            found.append(list(merged.identities())[-1])
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_full_parameter_output_of_swift_converts(base: Path, tmp_path: Path) -> None:
     plain = convert(base, tmp_path / "plain.gguf").path.read_bytes()
     (base / "args.json").write_text('{"model": "org/name", "train_type": "full"}')
@@ -259,6 +274,16 @@ def test_what_only_a_merge_can_say_is_refused(settings: Any, base: Path, tmp_pat
     adapter = lora(tmp_path / "adapter", base, LINEAR, **settings)
     with pytest.raises(UnsupportedModel, match="--merge"):
         convert_adapter(adapter, base, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "minicpm3"])
+def test_what_llama_cpp_would_ignore_is_refused(family: str, tmp_path: Path) -> None:
+    base = tiny(tmp_path / "base", family)
+    adapter = lora(tmp_path / "adapter", base, ("q_a_proj", "down_proj"))
+    with pytest.raises(UnsupportedModel, match=r"adds no adapter to blk\.0\.attn_q_a.*--merge"):
+        convert_adapter(adapter, base, tmp_path / "out.gguf")
+    other = lora(tmp_path / "other", base, ("o_proj", "down_proj"))
+    assert convert_adapter(other, base, tmp_path / "out.gguf").tensors
 
 
 def test_an_adapter_is_not_quantized(base: Path, tmp_path: Path) -> None:
