@@ -51,6 +51,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[PortableError], str]] = {
     "full attention elsewhere": (
         "gemma3", {"layer_types": ["full_attention"] * 2}, UnsupportedModel, "layer_types"
     ),
+    "another period": ("gemma3", {"sliding_window_pattern": 4}, UnsupportedModel, "every 6th"),
+    "another scale of attention": (
+        "gemma2", {"query_pre_attn_scalar": 100}, UnsupportedModel, "query_pre_attn_scalar of 32"
+    ),
+    "the largest Gemma's scale": (
+        "gemma2", {"num_hidden_layers": 46}, UnsupportedModel, "query_pre_attn_scalar of 16"
+    ),
     "rotation elsewhere": (
         "smollm3", {"no_rope_layers": [1, 0, 1, 0]}, UnsupportedModel, "no_rope_layers"
     ),

@@ -196,13 +196,13 @@ def unusual_rope(config: Config) -> Iterable[tuple[str, str, Any]]:
 
 def check_pattern(config: Config, period: int) -> None:
     """Full attention in each `period`-th layer: llama.cpp knows no other pattern for the family."""
-    wanted = [
-        "full_attention" if (i + 1) % period == 0 else "sliding_attention"
-        for i in range(config.layers)
-    ]
-    if "layer_types" in config and config.get("layer_types") != wanted:
+    kinds = ("full_attention", "sliding_attention")
+    wanted = [kinds[(i + 1) % period != 0] for i in range(config.layers)]
+    told = config.get("layer_types")
+    if told not in (None, wanted) or config.get("sliding_window_pattern") not in (None, period):
         raise UnsupportedModel(
-            f"layer_types is not the pattern that llama.cpp assumes: every {period}th layer full"
+            "layer_types or sliding_window_pattern is not the pattern that llama.cpp assumes: "
+            f"full attention in every {period}th layer"
         )
 
 

@@ -11,6 +11,7 @@ from convert.arch import decoder
 from convert.arch.table import Row
 from convert.config import Config
 from convert.part import Floats
+from portable.errors import UnsupportedModel
 
 ARCHITECTURES: Sequence[str] = ("Gemma2ForCausalLM",)
 GGUF = "gemma2"
@@ -26,6 +27,7 @@ DEFAULTS: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
     "tie_word_embeddings": True,
@@ -49,13 +51,24 @@ def plus_one(values: Floats) -> Floats:
     return values + np.float32(1)
 
 
+def check_scale(config: Config, largest: int) -> None:
+    """The scale of attention has no key: llama.cpp tells the largest model by its layers."""
+    wide = config.layers == largest
+    wanted = config.count("hidden_size") // config.heads if wide else config.head_dim
+    if config.number("query_pre_attn_scalar") != wanted:
+        raise UnsupportedModel(
+            f"llama.cpp runs this Gemma with a query_pre_attn_scalar of {wanted}"
+        )
+
+
 def rows(config: Config) -> Sequence[Row]:
-    decoder.check_pattern(config, 2)
     norms = decoder.norms(NORMS, map=plus_one)
     return [*decoder.ends(plus_one), *norms, *decoder.attention(config), *decoder.mlp()]
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
+    decoder.check_pattern(config, period=2)
+    check_scale(config, largest=46)
     yield from decoder.shape(config)
     yield "attention.layer_norm_rms_epsilon", "float32", config.number("rms_norm_eps")
     yield from decoder.head_lengths(config)

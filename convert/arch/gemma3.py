@@ -34,7 +34,6 @@ extra_tensors = decoder.no_extra_tensors
 
 
 def rows(config: Config) -> Sequence[Row]:
-    decoder.check_pattern(config, 6)
     norms = decoder.norms(gemma2.NORMS, map=gemma2.plus_one)
     norms += decoder.norms(decoder.HEAD_NORMS, "head", map=gemma2.plus_one)
     ends = decoder.ends(gemma2.plus_one)
@@ -42,6 +41,8 @@ def rows(config: Config) -> Sequence[Row]:
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
+    decoder.check_pattern(config, period=6)
+    gemma2.check_scale(config, largest=62)
     if "attn_logit_softcapping" in config:
         raise UnsupportedModel("Gemma 3 with attn_logit_softcapping is not supported")
     yield from decoder.metadata(config)
