@@ -60,7 +60,9 @@ def size_of(
 
 
 @contextmanager
-def opened(source: Path, adapter: Path | None, remote: Sequence[Remote]) -> Iterator[Checkpoint]:
+def opened(
+    source: Path, adapter: Path | None = None, remote: Sequence[Remote] = ()
+) -> Iterator[Checkpoint]:
     """A checkpoint, with an adapter merged into it if there is one."""
     with ExitStack() as stack:
         if adapter:

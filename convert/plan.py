@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ from convert.imatrix import Entry, read_imatrix
 from convert.mix import Mix, Shape
 from convert.options import Options
 from convert.quantize import SOURCE_BYTES
-from convert.quants import QUANTS, TYPES
+from convert.quants import QUANTS, TYPES, TensorType
 from convert.report import Measured
 from convert.stream import Job
 from convert.vocab import read_vocab
@@ -53,20 +54,21 @@ class FilePlan:
 
     @property
     def measured(self) -> tuple[Measured, ...]:
-        """The tensors whose errors were measured on the way."""
+        """All tensors, if their errors were measured on the way; what is only copied has none."""
+        if not any(job.error for job in self.jobs):
+            return ()
         return tuple(
             Measured(
                 job.info.name,
                 job.info.type.name,
                 job.info.shape,
                 job.info.bytes,
-                job.error.relative,
-                job.error.squares,
-                job.error.values,
+                job.error.relative if job.error else 0.0,
+                job.error.squares if job.error else 0.0,
+                job.error.values if job.error else math.prod(job.info.shape),
                 self.fallbacks.get(job.info.name, ""),
             )
             for job in self.jobs
-            if job.error
         )
 
     def check_keys(self) -> None:
@@ -153,6 +155,15 @@ class Plan(FilePlan):
     def mix(self, quant: str) -> Mix:
         """Which type each tensor gets, asked for in the order of `names`."""
         return Mix(quant, self.shape, self.names, guided=self.imatrix is not None)
+
+    def types(self, quant: str) -> dict[str, TensorType]:
+        """The type that each tensor of the checkpoint would get in another quantization."""
+        mix = self.mix(quant)
+        return {
+            job.info.name: job.info.type if job.kept else mix.type_of(job.info.name, job.info.shape)
+            for job in self.jobs
+            if job.parts
+        }
 
     def _importance(self, info: Info, mix: Mix) -> Entry | None:
         """The tensor's entry in the importance matrix, which some types cannot do without."""

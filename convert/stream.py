@@ -38,6 +38,11 @@ class Job:
     error: Error | None = None
 
     @property
+    def kept(self) -> bool:
+        """Whether it is stored as the GGUF has it, so that nothing is computed."""
+        return bool(self.parts) and all(part.is_packed for part in self.parts)
+
+    @property
     def source_bytes(self) -> int:
         return sum(part.source_bytes(part.rows) for part in self.parts)
 

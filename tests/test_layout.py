@@ -24,6 +24,7 @@ LAYERS = {
     "portable.facts": 4,
     "portable.shelf": 5,
     "portable.verify": 3,
+    "portable.auto": 3,
     "portable.report": 3,
     "portable.hub": 2,
     "portable.store": 2,
@@ -40,6 +41,7 @@ LAYERS = {
 NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
 THROUGH_THE_DOOR = {
     "portable/engine/adapter.py",
+    "portable/engine/kernels.py",
     "portable/engine/llama.py",
     "portable/engine/vocabulary.py",
     "portable/measure/tensors.py",

@@ -1,4 +1,4 @@
-"""`portable convert` and `portable quants`: checkpoints into GGUF files."""
+"""`portable convert`: checkpoints into GGUF files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from convert.quants import DEFAULT_QUANT
 from portable.cli.app import app, edge, say
+from portable.cli.quants import chosen, is_auto
 from portable.errors import UsageError
 from portable.flags import complete_model, folder_or_file
 
@@ -30,7 +31,9 @@ def convert(
     ],
     quant: Annotated[
         str | None,
-        typer.Option("--quant", "-q", help="See `portable quants`.", show_default=DEFAULT_QUANT),
+        typer.Option(
+            "--quant", "-q", help="See `portable quants`; or auto.", show_default=DEFAULT_QUANT
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder.")] = None,
     imatrix: Annotated[
@@ -71,13 +74,12 @@ def convert(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> int:
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
-    import convert as converter
     from portable import hub
     from portable import report as reports
-    from portable.cli.evaluate import Evaluator, lines
+    from portable.cli.evaluate import Evaluator
     from portable.obtain import Wish
     from portable.obtain.adapter import adapter_folder, base_name
-    from portable.progress import progress, size
+    from portable.progress import progress
     from portable.verify import accepting
 
     adapter = adapter_folder(model)
@@ -91,8 +93,7 @@ def convert(
         )
     if report_file:
         reports.check(report_file)
-    default = converter.ADAPTER_TYPE if adapter and not merge else converter.DEFAULT_QUANT
-    options = converter.Options(quant=quant or default, imatrix=imatrix, measure=bool(report_file))
+    options = _options(quant, imatrix, bool(report_file), whole=merge or not adapter)
     base = adapter_of or base_name(adapter, say) if adapter else model
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
@@ -100,6 +101,10 @@ def convert(
             accept = accepting(say, report, brief=quiet)
             options = dataclasses.replace(options, accept=accept)
         wish = Wish(options.quant, revision, offline, say, report, keep, dry_run)
+        if is_auto(quant):
+            found = chosen(base, adapter, wish)
+            options = dataclasses.replace(options, quant=found)
+            wish = dataclasses.replace(wish, quant=found)
         if dry_run:
             return _dry_run(base, adapter if merge else None, output, options, wish, as_json)
         if adapter and not merge:
@@ -107,6 +112,16 @@ def convert(
         else:
             evaluator = Evaluator(evaluate, evaluate_chunks, report) if evaluate else None
             done = _model(base, adapter, output, options, wish, evaluator)
+    _tell(done, report_file)
+    return 0
+
+
+def _tell(done: Converted, report_file: Path | None) -> None:
+    """What came of it, in lines and in the report."""
+    from portable import report as reports
+    from portable.cli.evaluate import lines
+    from portable.progress import size
+
     for warning in done.warnings:
         say(f"note: {warning}")
     say(f"{done.path}: {done.quant}, {size(done.size)}, converted in {done.seconds:.1f} s")
@@ -115,7 +130,6 @@ def convert(
     if report_file:
         reports.write(reports.Summary(done), report_file)
         say(f"{report_file}: the report")
-    return 0
 
 
 def _dry_run(
@@ -137,6 +151,18 @@ def _dry_run(
     found = converter.preview(source.folder, options, adapter=adapter, remote=source.weights)
     show(facts(found, source, target, options.quant, wish.keep), as_json=as_json)
     return 0
+
+
+def _options(quant: str | None, imatrix: Path | None, measure: bool, *, whole: bool) -> Options:
+    """`whole`: a model and no adapter. With `auto` it has the default until one is chosen."""
+    import convert as converter
+
+    if is_auto(quant):
+        if imatrix or not whole:
+            raise UsageError("--quant auto is for whole models without --imatrix", param="quant")
+        quant = None
+    default = converter.DEFAULT_QUANT if whole else converter.ADAPTER_TYPE
+    return converter.Options(quant=quant or default, imatrix=imatrix, measure=measure)
 
 
 def _model(
@@ -187,13 +213,3 @@ def _adapter(
         dataclasses.replace(options, name=name),
         progress=lambda p: wish.report(p.phase, p.done_bytes, p.total_bytes, p.tensor),
     )
-
-
-@app.command()
-@edge
-def quants() -> int:
-    """List the quantizations that convert knows."""
-    import convert as converter
-
-    print("\n".join(converter.quant_names()))
-    return 0
