@@ -22,7 +22,7 @@ from convert.report import Converted, Progress
 
 if TYPE_CHECKING:
     from convert.arch import check_config
-    from convert.pipeline import convert, convert_adapter, size_of
+    from convert.pipeline import convert, convert_adapter
     from convert.sizes import Preview, preview
 
 __all__ = [
@@ -40,13 +40,11 @@ __all__ = [
     "preview",
     "quant_name",
     "quant_names",
-    "size_of",
     "wanted_files",
 ]
 _LATER = {
     "convert": "convert.pipeline",
     "convert_adapter": "convert.pipeline",
-    "size_of": "convert.pipeline",
     "preview": "convert.sizes",
     "check_config": "convert.arch",
 }

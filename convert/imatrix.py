@@ -109,7 +109,7 @@ def _shortened(text: str) -> bytes:
 def read_imatrix(path: Path) -> Imatrix:
     """An importance matrix in either format. Raises UsageError for anything else."""
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # a pipe would be waited for
             raise Damaged("is not an ordinary file")
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"
@@ -148,7 +148,7 @@ def _from_gguf(file: Gguf, name: str) -> Imatrix:
 
 def _from_legacy(path: Path) -> Imatrix:
     """The format before GGUF: means times the number of chunks, and that number."""
-    data = _Legacy(path.read_bytes())
+    data = _Legacy(np.memmap(path, np.uint8, mode="r").data if path.stat().st_size else b"")
     entries = {}
     for _ in range(data.count()):
         name = data.text()
@@ -164,7 +164,7 @@ def _from_legacy(path: Path) -> Imatrix:
 class _Legacy:
     """Little-endian numbers and texts, one after another."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: memoryview | bytes) -> None:
         self.left = memoryview(data)
 
     def take(self, size: int) -> memoryview:
@@ -183,7 +183,8 @@ class _Legacy:
         return found
 
     def text(self) -> str:
-        return bytes(self.take(self.number())).decode("utf-8", "replace")
+        """A name, or a path; at most as long as these get."""
+        return bytes(self.take(min(self.number(), 1 << 16))).decode("utf-8", "replace")
 
 
 def write_imatrix(imatrix: Imatrix, path: Path) -> None:

@@ -51,14 +51,6 @@ def convert(
         return _run(plan, output, options, progress, started)
 
 
-def size_of(
-    source: Path, options: Options, *, adapter: Path | None = None, remote: Sequence[Remote] = ()
-) -> int:
-    """Bytes of the file that `convert` would write. Raises what it raises before it begins."""
-    with opened(source, adapter, remote) as checkpoint:
-        return Plan(checkpoint, options, name_of(options, source)).size
-
-
 @contextmanager
 def opened(
     source: Path, adapter: Path | None = None, remote: Sequence[Remote] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,9 @@ class Estimate:
     value: float
     error: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.error:.4f}"
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -104,3 +107,18 @@ class Evaluation:
     context: int
     divergence: Divergence | None = None
     skipped: str = ""
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """What was found, as people read it."""
+        scored = f"{self.tokens} tokens in {self.chunks} chunks of {self.context}"
+        yield f"perplexity {self.perplexity}, on {scored}"
+        if far := self.divergence:
+            yield f"perplexity in BF16 {far.base_perplexity}: {far.perplexity_ratio} times that"
+            yield (
+                f"KL divergence from BF16 {far.mean} nats on average, 99 % are below "
+                f"{far.percentile_99:.4f}, all below {far.maximum:.4f}"
+            )
+            yield f"the likeliest token is the same for {far.same_top} of the tokens"
+        if self.skipped:
+            yield f"KL divergence is left out: {self.skipped}"

@@ -15,7 +15,7 @@ import convert as converter
 from convert import Converted, Options
 from convert.report import Divergence, Estimate, Evaluation
 from portable.cli import app
-from portable.cli.evaluate import Evaluator, lines
+from portable.cli.evaluate import Evaluator
 from portable.errors import DiskError, UnsupportedModel, UsageError
 
 
@@ -58,13 +58,6 @@ def test_what_cannot_be_read_is_said_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_size_of_is_the_size(checkpoint: Path, tmp_path: Path) -> None:
-    for quant in ("BF16", "Q4_K_M"):
-        options = Options(quant=quant)
-        made = converter.convert(checkpoint, tmp_path / "x.gguf", options)
-        assert converter.size_of(checkpoint, options) == made.size
-
-
 class Maker:
     """Stands for the conversion: remembers what was made, and makes it."""
 
@@ -76,8 +69,8 @@ class Maker:
         self.made.append((path.name, options.quant))
         return converter.convert(self.checkpoint, path, options)
 
-    def size_of(self, options: Options) -> int:
-        return converter.size_of(self.checkpoint, options)
+    def sizes(self) -> dict[str, int]:
+        return {s.quant: s.size for s in converter.preview(self.checkpoint, Options()).sizes}
 
 
 @pytest.fixture
@@ -95,20 +88,20 @@ def test_without_memory_for_both_the_bf16_model_is_not_made(
 ) -> None:
     room = SimpleNamespace(available=200 << 20)
     monkeypatch.setattr("portable.measure.perplexity.psutil.virtual_memory", lambda: room)
-    done = evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+    done = evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert maker.made == [("x.gguf", "Q4_K_M")]
     assert done.evaluation and done.evaluation.divergence is None
     assert "0.2 are free" in done.evaluation.skipped
-    assert any("left out" in line for line in lines(done.evaluation))
+    assert any("left out" in line for line in done.evaluation.lines)
 
 
 def test_without_disk_for_both_nothing_is_begun(
     maker: Maker, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = maker.size_of(Options()) + (1 << 20) + 4096
+    free = maker.sizes()["Q4_K_M"] + (1 << 20) + 4096
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
     with pytest.raises(DiskError, match="not enough room"):
-        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+        evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert not maker.made
 
 
@@ -121,7 +114,7 @@ def test_the_bf16_model_goes_whatever_happens(
 
     monkeypatch.setattr("portable.measure.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+        evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert [quant for _, quant in maker.made] == ["Q4_K_M", "BF16"]
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 
@@ -131,7 +124,7 @@ def test_a_text_of_less_than_a_chunk_keeps_the_file(
 ) -> None:
     evaluator.text = "short"
     with pytest.raises(UsageError, match="one chunk takes 512"):
-        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+        evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 
 
@@ -140,7 +133,7 @@ def test_an_encoder_is_made_and_then_said_to_make_no_text(
 ) -> None:
     maker = Maker(tiny(tmp_path / "bert", "bert"))
     with pytest.raises(UnsupportedModel, match="encoder"):
-        evaluator.convert(maker.make, maker.size_of, tmp_path / "x.gguf", Options())
+        evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "x.gguf"]
 
 
@@ -153,10 +146,10 @@ def test_an_adapter_alone_is_not_evaluated(tmp_path: Path, checkpoint: Path) -> 
 def test_the_words() -> None:
     one = Estimate(1.5, 0.25)
     found = Evaluation(one, 510, 2, 512, Divergence(one, one, one, 0.1, 0.5, 0.75, one))
-    assert list(lines(found)) == [
+    assert list(found.lines) == [
         "perplexity 1.5000 ± 0.2500, on 510 tokens in 2 chunks of 512",
         "perplexity in BF16 1.5000 ± 0.2500: 1.5000 ± 0.2500 times that",
         "KL divergence from BF16 1.5000 ± 0.2500 nats on average, 99 % are below 0.5000, all below "
         "0.7500",
-        "the likeliest token is the same for 150.0000 ± 25.0000 %",
+        "the likeliest token is the same for 1.5000 ± 0.2500 of the tokens",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from pathlib import Path
 
@@ -24,13 +25,12 @@ NEED_ONE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", 
 NAME = "blk.0.attn_q.weight"
 
 
-@pytest.fixture(
-    scope="module",
-    params=["qwen2-shared-heads", "qwen3-tied", "llama-narrow", "qwen3-moe", "mixtral"],
-)
+@pytest.fixture(scope="module", params=["qwen3-tied", "llama-narrow", "mixtral"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with its lossless GGUF and an importance matrix of all its layers' weights."""
     family, options = MODELS[request.param]
+    if family == "mixtral":  # eight experts in each layer are enough values
+        options = {**options, "num_hidden_layers": 1}
     folder = tiny(tmp_path_factory.mktemp("model") / f"Tiny-{request.param}", family, **options)
     convert(folder, folder / "lossless.gguf", Options(quant="F32"))
     random = np.random.default_rng(7)
@@ -259,7 +259,14 @@ def test_no_mutation_of_a_matrix_gets_past_as_anything_but_a_usage_error(tmp_pat
     assert 200 < refused < 600
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="it is not an ordinary file"):
+        read_imatrix(tmp_path / "pipe")
+
+
 def test_a_matrix_that_is_not_there(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.gguf", tmp_path):
-        with pytest.raises(UsageError, match=str(path)):
-            read_imatrix(path)
+    with pytest.raises(UsageError, match="No such file"):
+        read_imatrix(tmp_path / "none.gguf")
+    with pytest.raises(UsageError, match="it is not an ordinary file"):
+        read_imatrix(tmp_path)

@@ -177,6 +177,8 @@ def test_an_error_in_the_callback_is_raised_after_the_computation(
 
 
 def test_text_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="more than 64 MB"):
+        read_text(Path("/dev/zero"))
     with pytest.raises(UsageError, match="nothing"):
         read_text(tmp_path / "nothing.txt")
     (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))

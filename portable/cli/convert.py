@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert import Converted, Options
     from portable.cli.evaluate import Evaluator
     from portable.obtain import Wish
+    from portable.progress import Report
 
 
 @app.command()
@@ -76,7 +77,6 @@ def convert(
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
     from portable import hub
     from portable import report as reports
-    from portable.cli.evaluate import Evaluator
     from portable.obtain import Wish
     from portable.obtain.adapter import adapter_folder, base_name
     from portable.progress import progress
@@ -110,7 +110,7 @@ def convert(
         if adapter and not merge:
             done = _adapter(base, adapter, output, options, wish)
         else:
-            evaluator = Evaluator(evaluate, evaluate_chunks, report) if evaluate else None
+            evaluator = _evaluator(evaluate, evaluate_chunks, report)
             done = _model(base, adapter, output, options, wish, evaluator)
     _tell(done, report_file)
     return 0
@@ -119,13 +119,12 @@ def convert(
 def _tell(done: Converted, report_file: Path | None) -> None:
     """What came of it, in lines and in the report."""
     from portable import report as reports
-    from portable.cli.evaluate import lines
     from portable.progress import size
 
     for warning in done.warnings:
         say(f"note: {warning}")
     say(f"{done.path}: {done.quant}, {size(done.size)}, converted in {done.seconds:.1f} s")
-    for line in lines(done.evaluation) if done.evaluation else ():
+    for line in done.evaluation.lines if done.evaluation else ():
         say(line)
     if report_file:
         reports.write(reports.Summary(done), report_file)
@@ -165,6 +164,15 @@ def _options(quant: str | None, imatrix: Path | None, measure: bool, *, whole: b
     return converter.Options(quant=quant or default, imatrix=imatrix, measure=measure)
 
 
+def _evaluator(text: Path | None, chunks: int, report: Report) -> Evaluator | None:
+    """What measures the result, if there is a text: only then the runtime is loaded."""
+    if not text:
+        return None
+    from portable.cli.evaluate import Evaluator
+
+    return Evaluator(text, chunks, report)
+
+
 def _model(
     model: str,
     adapter: Path | None,
@@ -188,14 +196,15 @@ def _model(
             remote=source.weights,
         )
 
-    def size_of(options: Options) -> int:
-        return converter.size_of(source.folder, options, adapter=adapter, remote=source.weights)
+    def sizes() -> dict[str, int]:
+        found = converter.preview(source.folder, options, adapter=adapter, remote=source.weights)
+        return {each.quant: each.size for each in found.sizes}
 
     source = fetch_checkpoint(model, wish)
     name = f"{source.name}-{adapter.resolve().name}" if adapter else source.name
     target = folder_or_file(output, converter.default_output_name(name, options.quant))
     options = dataclasses.replace(options, name=name)
-    return evaluator.convert(make, size_of, target, options) if evaluator else make(target, options)
+    return evaluator.convert(make, sizes, target, options) if evaluator else make(target, options)
 
 
 def _adapter(

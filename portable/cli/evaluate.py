@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from convert import Converted, Options
 from convert.quants import QUANTS
-from convert.report import Estimate, Evaluation
+from convert.report import Evaluation
 from convert.writer import check_space
 from portable import measure
 from portable.cli.app import say
@@ -28,11 +28,11 @@ class Evaluator:
     def convert(
         self,
         make: Callable[[Path, Options], Converted],
-        size_of: Callable[[Options], int],
+        sizes: Callable[[], Mapping[str, int]],
         output: Path,
         options: Options,
     ) -> Converted:
-        """What `make` makes at `output`, and how good it is.
+        """What `make` makes at `output`, and how good it is; `sizes` are those of each quant.
 
         The BF16 model lies beside it until then, if disk and memory have room: without room on the
         disk nothing is begun (DiskError), without memory the divergence is left out.
@@ -40,12 +40,13 @@ class Evaluator:
         plain = Options(quant=BASE, name=options.name, threads=options.threads)
         base, skipped = None, ""
         if QUANTS[options.quant].quantized:
-            sizes = size_of(options), size_of(plain)
-            skipped = measure.too_large_together(sum(sizes))
+            known = sizes()
+            both = known[options.quant] + known[BASE]
+            skipped = measure.too_large_together(both)
             if not skipped:
                 base = output.with_name(f".{output.name}.base.gguf")
-                say(f"the BF16 model takes {size(sizes[1])} of the disk until it is evaluated")
-                check_space(output, sum(sizes))
+                say(f"the BF16 model takes {size(known[BASE])} of the disk until it is evaluated")
+                check_space(output, both)
         done = make(output, options)
         try:
             if base:
@@ -64,23 +65,3 @@ class Evaluator:
             chunks=self.chunks,
             progress=lambda done, total: self.report("evaluate", done, total, ""),
         )
-
-
-def lines(found: Evaluation) -> Iterator[str]:
-    """An evaluation as people read it."""
-    scored = f"{found.tokens} tokens in {found.chunks} chunks of {found.context}"
-    yield f"perplexity {_text(found.perplexity)}, on {scored}"
-    if there := found.divergence:
-        ratio, same = _text(there.perplexity_ratio), _text(there.same_top, 100)
-        yield f"perplexity in {BASE} {_text(there.base_perplexity)}: {ratio} times that"
-        yield (
-            f"KL divergence from {BASE} {_text(there.mean)} nats on average, 99 % are below "
-            f"{there.percentile_99:.4f}, all below {there.maximum:.4f}"
-        )
-        yield f"the likeliest token is the same for {same} %"
-    if found.skipped:
-        yield f"KL divergence is left out: {found.skipped}"
-
-
-def _text(estimate: Estimate, scale: float = 1) -> str:
-    return f"{estimate.value * scale:.4f} ± {estimate.error * scale:.4f}"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from portable.errors import UsageError
 
+# Some 16 million tokens, whose numbers Python keeps in half a gigabyte.
+MAX_TEXT = 64 << 20
 # (bytes of the text done, bytes in all)
 Report = Callable[[int, int], None]
 
@@ -16,9 +18,13 @@ def silent(_done: int, _all: int) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file; UsageError where it cannot be read or is not UTF-8."""
+    """A text file; UsageError where it cannot be read, is not UTF-8 or is larger than any need."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT + 1)
+        if len(data) > MAX_TEXT:
+            raise UsageError(f"{path} has more than {MAX_TEXT >> 20} MB", hint="use a part of it")
+        return data.decode("utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="name a text file") from None
     except UnicodeDecodeError as error:
