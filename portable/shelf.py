@@ -112,11 +112,12 @@ def _name_there(item: Item) -> str:
 
 def _is_path(item: Item, text: str) -> bool:
     """The file's own path or name, or the folder that it was converted from."""
-    if text in (str(item.path), item.path.name, gguf.stem(item.path)):
+    if text in (item.path.name, gguf.stem(item.path)):
         return True
-    record = item.record
     try:
-        return bool(record and record.hub == "local" and Path(text).resolve() == Path(record.repo))
+        path = Path(text).expanduser().absolute()
+        folder = item.record and item.record.hub == "local" and Path(item.record.repo)
+        return path == item.path or bool(folder and path.resolve() == folder)
     except (OSError, ValueError, RuntimeError):
         return False
 
@@ -168,7 +169,7 @@ def one(model: str) -> Item:
     path = _file(model)
     if path:
         others = (item for item in items(everywhere=True) if item.path == path)
-        return next(others, Item(model, "file", path))
+        return next(others, Item(str(path), "file", path))
     try:
         found = matching(model)
     except UsageError:
@@ -183,7 +184,7 @@ def one(model: str) -> Item:
 
 def _file(text: str) -> Path | None:
     try:
-        path = Path(text).expanduser()
+        path = Path(text).expanduser().absolute()
         return gguf.shards(path)[0] if path.is_file() else None
     except (OSError, ValueError, RuntimeError):
         return None

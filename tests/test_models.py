@@ -169,6 +169,14 @@ def test_a_dry_run_fetches_nothing_and_says_the_sizes(
     assert line.endswith("is here")
 
 
+def test_a_dry_run_of_what_is_here_asks_no_hub(fake: FakeHub, ready: bytes) -> None:
+    fake.add(REPO, {"m-Q4_K_M.gguf": ready})
+    path = portable("pull", REPO).path
+    fake.state.log.clear()
+    ran = portable("pull", REPO, "--dry-run")
+    assert ran.path == path and "nothing to fetch" in ran.err and not fake.state.log
+
+
 def test_pull_for_programs(fake: FakeHub, ready: bytes) -> None:
     fake.add(REPO, {"m-Q4_K_M.gguf": ready})
     plan = portable("pull", REPO, "--dry-run", "--json").json
@@ -246,13 +254,19 @@ def test_what_people_read(fake: FakeHub, checkpoint: Path) -> None:
     assert "architecture:" in shown and "qwen2" in shown and "plain" in shown
 
 
-def test_show_takes_the_default_quant_of_several(fake: FakeHub, checkpoint: Path) -> None:
+def test_show_takes_the_default_quant_of_several(
+    fake: FakeHub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for quant in ("Q8_0", "Q4_K_M", "F16"):
         portable("pull", checkpoint, "--quant", quant)
     assert portable("show", checkpoint, "--json").json["quant"] == "Q4_K_M"
     path = next(store.home().rglob("*F16.gguf"))
     assert portable("show", path, "--json").json["quant"] == "F16"
     assert portable("show", path.name, "--json").json["quant"] == "F16"
+    monkeypatch.chdir(path.parent)
+    assert portable("show", f"./{path.name}", "--json").json["source"] == "folder"
+    portable("rm", "-y", f"./{path.name}")
+    assert not path.exists() and len(store.listing()) == 2
 
 
 def test_a_damaged_file_does_not_hide_the_others(fake: FakeHub, checkpoint: Path) -> None:
@@ -586,7 +600,9 @@ def completed(line: str, cwd: Path) -> set[str]:
     return set(ran.stdout.split())
 
 
-@pytest.mark.parametrize("command", ["chat", "serve", "convert", "pull", "show", "rm", "bench"])
+@pytest.mark.parametrize(
+    "command", ["chat", "serve", "convert", "pull", "show", "rm", "bench", "imatrix"]
+)
 def test_names_complete_in_the_shell(
     fake: FakeHub, ready: bytes, command: str, tmp_path: Path
 ) -> None:

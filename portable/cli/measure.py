@@ -10,13 +10,18 @@ import typer
 from portable.cli.app import app, edge, say
 from portable.cli.run import obtained
 from portable.errors import UsageError
-from portable.flags import Source, folder_or_file
+from portable.flags import Source, complete_model, folder_or_file
 
 
 @app.command()
 @edge
 def imatrix(
-    model: Annotated[str, typer.Argument(help="What `chat` takes: id, name, folder or .gguf.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="What `chat` takes: id, name, folder or .gguf.", autocompletion=complete_model
+        ),
+    ],
     text: Annotated[Path, typer.Argument(help="Text of the kind that the model is for, UTF-8.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder.")] = None,
     chunks: Annotated[int | None, typer.Option(help="Read at most so many, of 512 tokens.")] = None,

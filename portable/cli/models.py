@@ -49,23 +49,28 @@ def pull(
     import convert as converter
     from portable.hub import offline_by_environment
     from portable.obtain import Wish, obtain
-    from portable.obtain.files import Choice, select
+    from portable.obtain.files import Wanted, at_hand, select
     from portable.progress import progress
 
-    choice = Choice(files or (), include or (), exclude or (), local_dir)
-    wanted = converter.quant_name(quant) if quant else None
+    wanted = Wanted(files or (), include or (), exclude or (), local_dir)
+    quant = converter.quant_name(quant) if quant else None
     with progress(quiet=quiet, as_json=as_json) as report:
-        if choice.is_model and not dry_run:
-            made = obtain(model, quant=wanted, revision=revision, say=say, progress=report)
+        if wanted.is_model and not dry_run:
+            made = obtain(model, quant=quant, revision=revision, say=say, progress=report)
             return _print_paths([made.path], as_json)
-        wish = Wish(wanted, revision, offline_by_environment(), say, report)
-        selection = select(model, choice, wish)
+        wish = Wish(quant, revision, offline_by_environment(), say, report)
+        if wanted.is_model and (here := at_hand(model, wish)):
+            say("it is on this disk: there is nothing to fetch")
+            return _print_paths([here], as_json)
+        selection = select(model, wanted, wish)
         if not dry_run:
             return _print_paths(selection.fetch(wish), as_json)
     if as_json:
         _print_json(selection.facts())
     else:
         print(_preview(selection))
+        if selection.is_checkpoint:
+            say(f"what becomes of it: portable convert {model} --dry-run")
     selection.source.check_space(selection.listing, selection.files)
     return 0
 

@@ -17,7 +17,7 @@ from portable.obtain.model import Found, Wish
 
 
 @dataclass(frozen=True)
-class Choice:
+class Wanted:
     """Names of files and patterns on their whole paths; `local_dir` is a folder of the user's."""
 
     files: Sequence[str] = ()
@@ -39,6 +39,11 @@ class Selection:
     listing: hub.Listing
     source: hub.Hub
     files: Sequence[hub.RemoteFile]
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Safetensors weights, that would be converted to run."""
+        return any(file.path.endswith(".safetensors") for file in self.files)
 
     def missing(self, file: hub.RemoteFile) -> int:
         """Bytes that have still to come."""
@@ -70,22 +75,31 @@ class Selection:
         return [folder / file.path for file in self.files]
 
 
-def select(model: str, choice: Choice, wish: Wish) -> Selection:
+def at_hand(model: str, wish: Wish) -> Path | None:
+    """Its GGUF if it is on this disk, from wherever it came."""
+    path = local.path_of(model)
+    if path:
+        return path if path.is_file() else None
+    found = remote.at_hand(remote.ref(model), wish)
+    return found.path if found else None
+
+
+def select(model: str, wanted: Wanted, wish: Wish) -> Selection:
     """Find the repository on a hub and choose of its files.
 
     Raises UsageError for what is on this disk already and for a file that is not there.
     """
     if local.path_of(model):
         raise UsageError(f"{model} is on this disk already", hint="pull takes a hub id or a name")
-    if choice.local_dir and choice.local_dir.exists() and not choice.local_dir.is_dir():
-        raise UsageError(f"--local-dir {choice.local_dir} is not a folder")
+    if wanted.local_dir and wanted.local_dir.exists() and not wanted.local_dir.is_dir():
+        raise UsageError(f"--local-dir {wanted.local_dir} is not a folder")
     targets, wish = remote.targets_of(remote.ref(model), wish)
     found = remote.find(targets, wish)
     listing = found.listing
     if not listing:
         raise found.source.offline(found.target.repo)
-    source = hub.connect(found.target.hub, choice.local_dir) if choice.local_dir else found.source
-    files = _model_files(listing, wish) if choice.is_model else _chosen(listing, choice)
+    source = hub.connect(found.target.hub, wanted.local_dir) if wanted.local_dir else found.source
+    files = _model_files(listing, wish) if wanted.is_model else _chosen(listing, wanted)
     return Selection(found, listing, source, files)
 
 
@@ -95,9 +109,9 @@ def _model_files(listing: hub.Listing, wish: Wish) -> list[hub.RemoteFile]:
     return listing.select(convert.wanted_files())
 
 
-def _chosen(listing: hub.Listing, choice: Choice) -> list[hub.RemoteFile]:
+def _chosen(listing: hub.Listing, wanted: Wanted) -> list[hub.RemoteFile]:
     paths = [file.path for file in listing.files]
-    for name in choice.files:
+    for name in wanted.files:
         if name not in paths:
             close = difflib.get_close_matches(name, paths, 3, cutoff=0.4) or paths[:8]
             raise UsageError(
@@ -106,9 +120,9 @@ def _chosen(listing: hub.Listing, choice: Choice) -> list[hub.RemoteFile]:
     found = [
         file
         for file in listing.files
-        if (not choice.files or file.path in choice.files)
-        and (not choice.include or _matches(file.path, choice.include))
-        and not _matches(file.path, choice.exclude)
+        if (not wanted.files or file.path in wanted.files)
+        and (not wanted.include or _matches(file.path, wanted.include))
+        and not _matches(file.path, wanted.exclude)
     ]
     if not found:
         raise UsageError(

@@ -40,12 +40,20 @@ def targets_of(ref: hub.Ref, wish: Wish) -> tuple[list[Target], Wish]:
 
 
 def named(ref: hub.Ref, wish: Wish) -> Model:
+    if found := at_hand(ref, wish):
+        return found
+    targets, wish = targets_of(ref, wish)
+    return _from_hub(find(targets, wish), wish)
+
+
+def at_hand(ref: hub.Ref, wish: Wish) -> Model | None:
+    """From the store, another program or an installed package: no hub is asked."""
     targets, wish = targets_of(ref, wish)
     found = _first(_here(target, wish) for target in targets)
     found = found or _first(_elsewhere(target, wish) for target in targets)
     if not found and ref.hub is None and not hub.is_id(ref.repo) and targets[0].entry:
         found = _embedded(targets[0].entry, wish)
-    return found or _from_hub(find(targets, wish), wish)
+    return found
 
 
 def _first(models: Iterable[Model | None]) -> Model | None:
