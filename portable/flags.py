@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ class Running:
     adapter: Annotated[
         Path | None, typer.Option(help="LoRA adapter, as `portable convert` writes it.")
     ] = _ENGINE["adapter"]
+    prompt_cache: Annotated[
+        str, typer.Option(help="Disk for what was read before: auto, a size such as 4GB, or off.")
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,16 @@ def boolean(flag: str, text: str) -> bool:
     if text.lower() in ("false", "0", "no"):
         return False
     raise UsageError(f"{flag} {text} is neither true nor false")
+
+
+def size_or_off(flag: str, text: str) -> int | None:
+    """Bytes; `off` is 0 and `auto` None."""
+    value = text.strip().lower()
+    if value in ("auto", "off"):
+        return None if value == "auto" else 0
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)i?b?", value):
+        return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    raise UsageError(f"{flag} {text!r} is no size", hint="such as 4GB, 500MB, auto or off")
 
 
 def numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -61,6 +61,12 @@ def home() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_data_path("portable", False)
 
 
+def prompts() -> Path:
+    """The folder for prompts that were read before: a cache, which may be deleted at any time."""
+    given = os.environ.get("PORTABLE_HOME")
+    return (home() if given else platformdirs.user_cache_path("portable", False)) / "prompts"
+
+
 def safe(text: str) -> str:
     """`text` as one file name on every system; different texts stay different names."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip(".-")[:100] or "model"

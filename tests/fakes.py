@@ -14,6 +14,7 @@ import numpy.typing as npt
 from portable.engine.backend import Aborted, CacheFull, Spelling
 from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
+from portable.engine.promptcache import PromptCache
 from portable.engine.sequence import Delta, SamplingParams, Slice
 
 END = 256
@@ -34,7 +35,7 @@ class FakeBackend:
     def __init__(
         self, cells: int = 1 << 20, context: int = 0, answer: Callable[[bytes], bytes] = shout
     ) -> None:
-        self.cells = cells
+        self.cells = self.window = cells
         self.context = context or cells
         self.answer = answer
         self.slots: dict[int, list[int]] = {}
@@ -82,6 +83,18 @@ class FakeBackend:
     def is_intact(self, slot: int, count: int) -> bool:
         return slot not in self.broken
 
+    def save_state(self, slot: int, count: int, most: int) -> npt.NDArray[np.uint8] | None:
+        state = np.array(self.slots[slot][:count], np.int32).view(np.uint8)
+        return state if state.nbytes <= most else None
+
+    def load_state(self, slot: int, count: int, state: npt.NDArray[np.uint8]) -> bool:
+        assert not self.slots.get(slot), "loads into a slot that is not empty"
+        tokens = state.view(np.int32).tolist()
+        if len(tokens) != count or len(self._cells()) + count > self.cells:
+            return False
+        self.slots[slot], self.held[slot] = tokens, [object() for _ in tokens]
+        return True
+
     def clock(self) -> float:
         return self.now
 
@@ -114,13 +127,15 @@ class FakeBackend:
         return row
 
 
-def make_engine(backend: FakeBackend | None = None, **options: float | bool) -> Engine:
+def make_engine(
+    backend: FakeBackend | None = None, prompts: PromptCache | None = None, **options: float | bool
+) -> Engine:
     """An engine on a fake backend; options are EngineConfig's. It guesses only when asked to."""
     from pathlib import Path
 
     backend = backend or FakeBackend()
     options.setdefault("speculate", False)
-    return Engine(backend, EngineConfig(Path("fake.gguf"), **options), backend.clock)
+    return Engine(backend, EngineConfig(Path("fake.gguf"), **options), backend.clock, prompts)
 
 
 GREEDY = SamplingParams(temperature=0)

@@ -43,6 +43,7 @@ THROUGH_THE_DOOR = {
     "portable/engine/adapter.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
+    "portable/engine/state.py",
     "portable/engine/vocabulary.py",
     "portable/measure/tensors.py",
 }

@@ -25,6 +25,7 @@ def bench_model(config: EngineConfig, options: BenchOptions, say: Say) -> Report
     A request that fails is counted in its level. More clients than `config.slots` wait in line.
     """
     say(f"loading {config.model.name}")
+    config = replace(config, prompt_cache=None)  # a disk at work would be measured, too
     here = machine()  # before loading, which is load, too
     streams = Streams()
     service = Service(config, streams)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.flags import SLOTS, Running, Sampling, Source, boolean, complete_model, numbers
+from portable.flags import (
+    SLOTS,
+    Running,
+    Sampling,
+    Source,
+    boolean,
+    complete_model,
+    numbers,
+    size_or_off,
+)
 
 if TYPE_CHECKING:
     from portable.engine.config import EngineConfig
@@ -163,8 +172,10 @@ def obtained(source: Source) -> Model:
 
 def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
     """The engine's configuration for this model."""
+    from portable import store
     from portable.engine.config import EngineConfig, parse_gpu_layers
 
+    most = size_or_off("--prompt-cache", running.prompt_cache)
     return EngineConfig(
         found.path,
         context=running.context,
@@ -176,6 +187,8 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         speculate=running.speculate,
         mmap=running.mmap,
         adapter=running.adapter,
+        prompt_cache=None if most == 0 else store.prompts(),
+        prompt_cache_bytes=most,
     )
 
 

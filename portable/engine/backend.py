@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    State = npt.NDArray[np.uint8]
+
 
 class CacheFull(Exception):
     """No cells for this decode. Nothing of it was written."""
@@ -63,13 +65,15 @@ class Spelling:
 class Backend(Protocol):
     """A loaded model with its KV cache, owned by one thread.
 
-    Only `tokenize`, `piece`, `spelling` and `abort` may be called from other threads.
+    Only `tokenize`, `piece`, `spelling` and `abort` may be called from other threads. A state that
+    is longer than `window` cannot be shortened.
     """
 
     cells: int
     context: int
     vocabulary: int
     can_keep_part: bool
+    window: int
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
         """Token ids; `special` lets the text name control tokens, `start` adds the model's own."""
@@ -97,6 +101,12 @@ class Backend(Protocol):
 
     def is_intact(self, slot: int, count: int) -> bool:
         """Whether all that the token behind the first `count` of a slot looks at is still there."""
+
+    def save_state(self, slot: int, count: int, most: int) -> State | None:
+        """The first `count` tokens of a slot as bytes; None if they are more than `most`."""
+
+    def load_state(self, slot: int, count: int, state: State) -> bool:
+        """Fill an empty slot with `count` tokens again; False, and still empty, if it fails."""
 
     def abort(self) -> None:
         """Interrupt the running decode, or the next one if none is running."""

@@ -25,6 +25,8 @@ class EngineConfig:
     `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
     Without `repack` weights stay as the file has them: less memory, and slower.
+    Prefixes that are worth it lie in the folder `prompt_cache`, if there is one, and in
+    `prompt_cache_bytes` at most; None is a share of the free disk.
 
     Raises UsageError for a value out of range.
     """
@@ -44,6 +46,8 @@ class EngineConfig:
     mmap: bool = True
     adapter: Path | None = None
     repack: bool = True
+    prompt_cache: Path | None = None
+    prompt_cache_bytes: int | None = None
 
     default_context = 8192
 

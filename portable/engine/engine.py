@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
 from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Move
+from portable.engine.promptcache import PromptCache
+from portable.engine.recall import Recall
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
@@ -36,23 +38,30 @@ class Request:
 
 @dataclass(slots=True)
 class Engine:
-    """Many requests on one model, a step at a time. Not thread-safe: one thread owns it."""
+    """Many requests on one model, a step at a time. Not thread-safe: one thread owns it.
+
+    `prompts` are prefixes on disk, if the backend can go on from them.
+    """
 
     backend: Backend
     config: EngineConfig
     clock: Callable[[], float] = time.perf_counter
+    prompts: InitVar[PromptCache | None] = None
     scheduler: Scheduler = field(init=False)
     pace: Pace = field(init=False)
     costs: Costs = field(default_factory=Costs)
     steps: int = 0
     _in_flight: list[Slice] = field(default_factory=list)
     _requests: dict[str, Request] = field(default_factory=dict)
+    _recall: Recall | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prompts: PromptCache | None) -> None:
         reuse = self.backend.can_keep_part
         intact = self.backend.is_intact
         self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse, intact=intact)
         self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
+        if prompts:
+            self._recall = Recall(self.backend, self.scheduler, prompts, self._carry_out)
 
     @property
     def has_work(self) -> bool:
@@ -90,6 +99,8 @@ class Engine:
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
         self._propose_drafts()
+        if self._recall:
+            self._recall.restore()
         plan = self.scheduler.schedule(self.pace.budget)
         self._carry_out(plan.moves)
         if not plan.slices:
@@ -105,6 +116,15 @@ class Engine:
             deltas.append(self._verify(part, logits[at : at + rows]))
             at += rows
         return deltas
+
+    def save_prompt(self) -> bool:
+        """Save one prefix on disk; False when there is nothing left to do. For idle moments."""
+        return bool(self._recall and self._recall.save())
+
+    def close(self) -> None:
+        """Save what is worth it; returns when it is written."""
+        if self._recall:
+            self._recall.close()
 
     def fail(self, error: PortableError) -> list[Delta]:
         """The backend broke: end every request with this error."""

@@ -12,13 +12,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from portable import gguf
+from portable.engine import state as states
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.config import EngineConfig
@@ -28,6 +29,9 @@ from portable.engine.offload import ALL_LAYERS, check_memory, plan
 from portable.engine.sequence import Slice
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory, UnsupportedModel
+
+if TYPE_CHECKING:
+    from portable.engine.backend import State
 
 _SAMPLING_KEYS = {
     "temperature": "temp",
@@ -76,7 +80,7 @@ class Llama(Vocabulary):
             )
         self.cells = self.context = lib.llama_n_ctx(self._context)
         self.slots = config.slots
-        self._window = lib.llama_model_n_swa(self._model) or self.cells
+        self.window = lib.llama_model_n_swa(self._model) or self.cells
         self.can_keep_part = not (
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
@@ -116,7 +120,21 @@ class Llama(Vocabulary):
         # A sliding window gives away cells that the sequence itself no longer looks at.
         self._check_slot(slot)
         first = lib.llama_memory_seq_pos_min(self._memory, slot)
-        return bool(0 <= first <= max(0, count - self._window))
+        return bool(0 <= first <= max(0, count - self.window))
+
+    def save_state(self, slot: int, count: int, most: int) -> State | None:
+        self._check_slot(slot)
+        # llama.cpp saves whole sequences: one that no slot uses shares the cells for that time.
+        lib.llama_memory_seq_cp(self._memory, slot, self.slots, 0, count)
+        try:
+            most = min(most, psutil.virtual_memory().available // 2)
+            return states.save(self._context, self.slots, most)
+        finally:
+            lib.llama_memory_seq_rm(self._memory, self.slots, 0, -1)
+
+    def load_state(self, slot: int, count: int, state: State) -> bool:
+        self._check_slot(slot)
+        return states.load(self._context, slot, state, count)
 
     def abort(self) -> None:
         self._abort_flag[0] = b"\1"
@@ -125,6 +143,12 @@ class Llama(Vocabulary):
         self._stop.close()
 
     # --- what it is ---
+
+    def identity(self, config: EngineConfig) -> bytes:
+        """What a saved state depends on, in 32 bytes. Raises ModelFileError and OSError."""
+        # Of some models the context's length chooses the rope's factors.
+        flash = self._flash_attention(config)
+        return states.identity(config, config.kv_type, flash, self.context)
 
     def info(self) -> ModelInfo:
         description = ctypes.create_string_buffer(128)
@@ -199,7 +223,7 @@ class Llama(Vocabulary):
         params = lib.llama_context_default_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
-        params.n_seq_max = config.slots
+        params.n_seq_max = config.slots + bool(config.prompt_cache)  # one for `save_state`
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = True
         params.no_perf = True

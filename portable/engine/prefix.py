@@ -121,6 +121,16 @@ class PrefixCache:
         self._touch(held)
         return [] if keep and self.reuse else self._shorten(held, 0)
 
+    def vacate(self, need: int) -> tuple[int, list[Move]]:
+        """An idle slot, emptied, and `need` free cells as far as dropping others gives them."""
+        slot = self._idle_slot(None)
+        return slot.id, self._shorten(slot, 0) + self.evict(need)
+
+    def fill(self, slot: int, tokens: list[int]) -> None:
+        """These tokens were put into an empty slot, for whoever begins with them."""
+        self.extend(slot, tokens)
+        self._touch(self.slots[slot])
+
     def shorten(self, slot: int, count: int) -> list[Move]:
         """Forget what a slot holds beyond `count` tokens; whoever uses it goes on using it."""
         return self._shorten(self.slots[slot], count)

@@ -101,6 +101,18 @@ class Scheduler:
         self._relieving = not moves
         return bool(moves) or self.preempt_newest()
 
+    def vacate(self, cells: int) -> tuple[int, list[Move]] | None:
+        """An empty slot and free cells, and all moves to get there; None if there is no room.
+
+        What is put there is nobody's yet, but does not take the room of those who run.
+        """
+        need = cells + sum(s.pending for s in self.running)
+        if not self.prefix.has_idle_slot or self.prefix.within_reach() < need:
+            return None
+        slot, moves = self.prefix.vacate(need)
+        moves, self._moves = self._moves + moves, []
+        return slot, moves
+
     def trim(self, sequence: Sequence) -> None:
         """What lies in the cache behind the sequence's own tokens was a wrong guess."""
         self._moves += self.prefix.shorten(sequence.slot, sequence.cached)

@@ -59,6 +59,7 @@ class Sequence:
 
     `tokens` is prompt plus answer; its first `cached` entries are decoded and hold cells in `slot`.
     `draft` is a guess at what follows them; of all `drafted` tokens so many were `accepted`.
+    `sought`: what the prompt begins with was looked for on disk.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Sequence:
     draft: tuple[int, ...] = ()
     drafted: int = 0
     accepted: int = 0
+    sought: bool = False
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from portable.engine.backend import Loading, ModelInfo
@@ -10,9 +11,13 @@ from portable.engine.engine import Engine
 from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
 from portable.engine.prompt import Prompter, template_of
+from portable.engine.promptcache import PromptCache
 from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
 from portable.engine.worker import Deliver, Worker
+from portable.errors import PortableError
+
+log = logging.getLogger("portable")
 
 
 class Service:
@@ -28,7 +33,19 @@ class Service:
         self.has_template = template is not None
         self._prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
-        self.worker = Worker(Engine(self._llama, config), deliver)
+        engine = Engine(self._llama, config, prompts=self._prompts(config))
+        self.worker = Worker(engine, deliver)
+
+    def _prompts(self, config: EngineConfig) -> PromptCache | None:
+        """Prefixes on disk, if they are wanted and the model can go on from them."""
+        if not (config.prompt_cache and config.prefix_cache and self._llama.can_keep_part):
+            return None
+        try:
+            identity = self._llama.identity(config)
+        except (OSError, PortableError) as error:
+            log.warning("prompts are not saved: %s", error)
+            return None
+        return PromptCache(config.prompt_cache, identity, config.prompt_cache_bytes)
 
     def chat_tokens(self, messages: list[Message], options: dict[str, Any]) -> list[int]:
         """A conversation as the model's template writes it. Any thread may call."""

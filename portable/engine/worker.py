@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +14,12 @@ from portable.engine.sampling import Constraint
 from portable.engine.sequence import Delta, SamplingParams
 from portable.errors import EngineError, PortableError, QueueFull
 
+log = logging.getLogger("portable")
+
 Deliver = Callable[[list[Delta]], None]
+
+# Seconds without work before a prefix is saved: whoever asks again at once does not wait for it.
+_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +97,14 @@ class Worker:
             except Exception as error:  # a defect of ours must not end the thread silently
                 deltas = self._engine.fail(EngineError(f"{type(error).__name__}: {error}"))
             self._tell(deltas)
+        with _no_harm():
+            self._engine.close()
 
     def _take_messages(self) -> bool:
         """All that came in; waits while there is nothing to do. False when the worker is closed."""
         while True:
             try:
-                message = self._inbox.get(block=not self._engine.has_work)
+                message = self._next_message()
             except queue.Empty:
                 return True
             if message is None:
@@ -105,10 +114,33 @@ class Worker:
             elif delta := self._engine.cancel(message.id):
                 self._tell([delta])
 
+    def _next_message(self) -> _Add | _Cancel | None:
+        """Waits while there is nothing to do, and saves prefixes then. Raises queue.Empty."""
+        if self._engine.has_work:
+            return self._inbox.get(block=False)
+        while True:
+            try:
+                return self._inbox.get(timeout=_PAUSE)
+            except queue.Empty:
+                saved = False
+                with _no_harm():
+                    saved = self._engine.save_prompt()
+                if not saved:
+                    return self._inbox.get()
+
     def _tell(self, deltas: list[Delta]) -> None:
         self._unfinished -= {delta.id for delta in deltas if delta.finish_reason}
         if deltas:
             self._deliver(deltas)
+
+
+@contextlib.contextmanager
+def _no_harm() -> Iterator[None]:
+    """Prefixes that cannot be saved cost nobody an answer."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("prompts could not be saved: %s: %s", type(error).__name__, error)
 
 
 class Streams:
