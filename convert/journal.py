@@ -14,6 +14,8 @@ from convert.writer import disk_error, sync_folder
 class Journal:
     """`files` are complete, and `pieces` of the next one, up to where its digest was `state`.
 
+    `scales` is the digest of what was fetched from this one ahead of all others.
+
     Kept beside the output, and true only of the same `plan`: a digest of what decides the bytes.
     It is saved after the bytes that it speaks of are durable, never before.
     """
@@ -24,6 +26,7 @@ class Journal:
         self.files = 0
         self.pieces = 0
         self.state: str | None = None
+        self.scales = ""
 
     def load(self) -> bool:
         """Goes on where an earlier run stopped; False when there is none, or of another plan."""
@@ -31,16 +34,16 @@ class Journal:
             checksum, body = self.path.read_text(encoding="ascii").split("\n", 1)
             if checksum != _sha256(body):
                 return False
-            plan, files, pieces, state = json.loads(body)
+            plan, files, pieces, state, scales = json.loads(body)
         except (OSError, ValueError):
             return False
         if plan == self.plan:
-            self.files, self.pieces, self.state = files, pieces, state
+            self.files, self.pieces, self.state, self.scales = files, pieces, state, scales
         return bool(plan == self.plan)
 
-    def save(self, files: int, pieces: int, state: str | None) -> None:
-        self.files, self.pieces, self.state = files, pieces, state
-        body = json.dumps([self.plan, files, pieces, state])
+    def save(self, files: int, pieces: int = 0, state: str | None = None, scales: str = "") -> None:
+        self.files, self.pieces, self.state, self.scales = files, pieces, state, scales
+        body = json.dumps([self.plan, files, pieces, state, scales])
         fresh = self.path.with_name(self.path.name + ".new")
         try:
             with fresh.open("w", encoding="ascii") as stream:

@@ -5,8 +5,10 @@ Knows no hub: whoever calls brings files with the few methods of `Remote`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -47,13 +49,14 @@ class Damaged(Exception):
 class RemoteFile(TensorFile):
     """`tensors` are known from the beginning; `read` reads them while the file is `passing`.
 
-    Its header, and what `fetch` is told to, are read by requests of their own: they are known then,
-    in any thread, and held against what passes.
+    Its header and what is fetched by requests of their own is known then, in any thread, and held
+    against what passes: for good, or `aside` while the file passes.
     """
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
         self._known: list[Known] = []
+        self._aside: list[Known] = []
         self._window: Window | None = None
         try:
             super().__init__(remote.name, remote.size)
@@ -66,9 +69,23 @@ class RemoteFile(TensorFile):
         return self.remote.sha256.encode() + b"".join(data for _, data in self._known)
 
     def fetch(self, spans: Iterable[Span]) -> None:
-        """Reads these ahead of all others; those that are close together by one request."""
-        for start, stop in _joined(spans):
-            self._known.append((start, self.remote.read(start, stop - start)))
+        """Reads these for good; those that are close together by one request."""
+        self._known += self._fetched(spans)
+
+    @contextmanager
+    def aside(self, spans: Iterable[Span]) -> Iterator[str]:
+        """Reads these ahead of all others, and gives their digest."""
+        self._aside = self._fetched(spans)
+        digest = hashlib.sha256()
+        for _, data in self._aside:
+            digest.update(data)
+        try:
+            yield digest.hexdigest()
+        finally:
+            self._aside = []
+
+    def _fetched(self, spans: Iterable[Span]) -> list[Known]:
+        return [(start, self.remote.read(start, stop - start)) for start, stop in _joined(spans)]
 
     def read(self, start: int, count: int) -> Bytes:
         """What is known, else as planned in `passing`, else by a request of its own."""
@@ -81,7 +98,8 @@ class RemoteFile(TensorFile):
         return np.frombuffer(data, np.uint8)
 
     def _find(self, start: int, stop: int) -> Known | None:
-        holding = (k for k in self._known if k[0] <= start and stop <= k[0] + len(k[1]))
+        known = chain(self._known, self._aside)
+        holding = (k for k in known if k[0] <= start and stop <= k[0] + len(k[1]))
         return next(holding, None)
 
     @contextmanager
@@ -102,7 +120,7 @@ class RemoteFile(TensorFile):
         """The blocks, until one is not what is known of it."""
         with closing(blocks):
             for block in blocks:
-                if not all(_agree(at, block, known) for known in self._known):
+                if not all(_agree(at, block, known) for known in chain(self._known, self._aside)):
                     raise Damaged(self, "other bytes than it began with")
                 yield block
                 at += len(block)

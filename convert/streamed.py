@@ -8,7 +8,8 @@ is true: a later run goes on at the piece where this one stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from convert.plan import FilePlan
 from convert.quantize import prepare
 from convert.remote import Damaged, RemoteFile
 from convert.report import Progress, Report
+from convert.safetensors_file import Stored
 from convert.sha256 import BLOCK
 from convert.stream import Chunk, Piece, chunks, slices
 from convert.window import Span, Window
@@ -32,16 +34,19 @@ SAVE_BYTES = 8 << 20  # of the checkpoint: so many are fetched again, at most, b
 def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> None:
     """Raises NetworkError when the network is gone, or a file arrives wrong twice."""
     prepare({info.type for info in plan.infos})
-    _fetch_scales(plan)
+    every = [piece for job in plan.jobs for piece in job.pieces]
+    files = by_file([piece for piece in every if not is_here(piece)])
+    for source, spans in _other_scales(files).items():
+        source.fetch(spans)
     partial, journal_name = (output.with_name(name) for name in writer.kept_names(output))
     journal = Journal(journal_name, _fingerprint(plan))
     if not (partial.exists() and partial.stat().st_size == plan.size and journal.load()):
         partial.unlink(missing_ok=True)
     writer.check_space(output, plan.size - _stored(partial))
     with writer.KeptFile(output, plan.size) as file:
-        run = _Run(plan, file, journal, options.workers, progress)
-        run.write_here()
-        for source, pieces in run.files[journal.files :]:
+        run = _Run(plan, files, file, journal, options.workers, progress)
+        run.write_here([piece for piece in every if is_here(piece)])
+        for source, pieces in files[journal.files :]:
             run.twice(source, pieces)
         progress(Progress("save", run.total, run.total, ""))
         front = plan.front
@@ -56,15 +61,27 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
     journal.remove()
 
 
-def _fetch_scales(plan: FilePlan) -> None:
-    """The factors of 8-bit tensors, which may pass after these, or in another file."""
+def _other_scales(
+    files: Sequence[tuple[RemoteFile, list[Piece]]],
+) -> dict[RemoteFile, set[Span]]:
+    """The scales of tensors that lie in another file than theirs: few, if any."""
     found: dict[RemoteFile, set[Span]] = {}
-    for part in (part for job in plan.jobs for part in job.parts):
-        scale = part.stored.scale
-        if scale and isinstance(scale.file, RemoteFile):
-            found.setdefault(scale.file, set()).add((scale.start, scale.start + scale.bytes))
-    for file, spans in found.items():
-        file.fetch(spans)
+    for own, pieces in files:
+        for scale in _scales(pieces):
+            if scale.file is not own and isinstance(scale.file, RemoteFile):
+                found.setdefault(scale.file, set()).add((scale.start, scale.start + scale.bytes))
+    return found
+
+
+def _own_scales(source: RemoteFile, pieces: Sequence[Piece]) -> set[Span]:
+    own = (scale for scale in _scales(pieces) if scale.file is source)
+    return {(scale.start, scale.start + scale.bytes) for scale in own}
+
+
+def _scales(pieces: Iterable[Piece]) -> Iterator[Stored]:
+    for piece in pieces:
+        if scale := _part(piece).stored.scale:
+            yield scale
 
 
 def _fingerprint(plan: FilePlan) -> str:
@@ -129,28 +146,24 @@ def _spans(pieces: Sequence[Piece]) -> Iterator[Span]:
             yield start, stop
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        plan: FilePlan,
-        file: writer.KeptFile,
-        journal: Journal,
-        threads: int,
-        progress: Report,
-    ) -> None:
-        self.plan, self.file, self.journal = plan, file, journal
-        self.threads, self.progress = threads, progress
-        pieces = [piece for job in plan.jobs for piece in job.pieces]
-        self.here = [piece for piece in pieces if is_here(piece)]
-        self.files = by_file([piece for piece in pieces if not is_here(piece)])
+    plan: FilePlan
+    files: Sequence[tuple[RemoteFile, list[Piece]]]
+    file: writer.KeptFile
+    journal: Journal
+    threads: int
+    progress: Report
+
+    def __post_init__(self) -> None:
         self.total = sum(source.size for source, _ in self.files)
-        sizes = [len(plan.front), *(padded(info.bytes) for info in plan.infos)]
-        self.begins = dict(zip(plan.jobs, accumulate(sizes)))
+        sizes = [len(self.plan.front), *(padded(info.bytes) for info in self.plan.infos)]
+        self.begins = dict(zip(self.plan.jobs, accumulate(sizes)))
         self.unsaved = 0
 
-    def write_here(self) -> None:
+    def write_here(self, pieces: Sequence[Piece]) -> None:
         """What needs no network: little, and so it is done again by every run."""
-        for chunk in chunks(self.here, self.threads):
+        for chunk in chunks(pieces, self.threads):
             self._write(chunk)
 
     def twice(self, source: RemoteFile, pieces: Sequence[Piece]) -> None:
@@ -162,7 +175,7 @@ class _Run:
             self.plan.warnings.append(
                 f"{source.name} arrived damaged and was fetched again: {error}"
             )
-            self.journal.save(self.journal.files, 0, None)
+            self.journal.save(self.journal.files)
         try:
             self._pass(source, pieces)
         except Damaged as error:
@@ -174,6 +187,14 @@ class _Run:
             ) from None
 
     def _pass(self, source: RemoteFile, pieces: Sequence[Piece]) -> None:
+        with source.aside(_own_scales(source, pieces)) as scales:
+            if self.journal.pieces and self.journal.scales != scales:
+                raise Damaged(source, "other scales than before")
+            self._receive(source, pieces, scales)
+        self.file.sync()
+        self.journal.save(self.journal.files + 1)
+
+    def _receive(self, source: RemoteFile, pieces: Sequence[Piece], scales: str) -> None:
         done, state = self.journal.pieces, self.journal.state
         todo, position = pieces[done:], mark(pieces, done) if state else 0
         marks = [mark(pieces, n) for n in range(done + 1, len(pieces) + 1)]
@@ -188,21 +209,20 @@ class _Run:
                     self._write(chunk)
                     done += chunk.ends
                     if chunk.ends:
-                        self._save(done, mark(pieces, done), window)
+                        self._save(done, mark(pieces, done), window, scales)
                     tell(window.end, chunk.job.info.name)
             except CheckpointError:
                 source.check(tell)  # NaN in what arrived wrong says nothing of the model
                 raise
             source.check(tell)
-        self.file.sync()
-        self.journal.save(self.journal.files + 1, 0, None)
 
     def _write(self, chunk: Chunk) -> None:
         self.file.write_at(self.begins[chunk.job] + chunk.offset, chunk.data.data)
         self.unsaved += chunk.source_bytes
 
-    def _save(self, done: int, at: int, window: Window) -> None:
+    def _save(self, done: int, at: int, window: Window, scales: str) -> None:
+        """Where the digest's state is known: not behind what has passed."""
         if self.unsaved >= SAVE_BYTES and at in window.states:
             self.file.sync()
-            self.journal.save(self.journal.files, done, window.states[at])
+            self.journal.save(self.journal.files, done, window.states[at], scales)
             self.unsaved = 0
