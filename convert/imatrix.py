@@ -87,9 +87,10 @@ class Imatrix:
         )
 
     @property
-    def unused(self) -> int:
-        """How many experts nothing was routed to, in all tensors together."""
-        return sum(int((entry.counts == 0).sum()) for entry in self.entries.values())
+    def unused(self) -> float:
+        """The share of the experts that nothing was routed to, over all tensors."""
+        counts = [e.counts for e in self.entries.values() if len(e.counts) > 1]
+        return float((np.concatenate(counts) == 0).mean()) if counts else 0.0
 
     def recipe(self) -> KeyValues:
         """The keys that llama.cpp's quantizer writes; of the file's path only the name."""

@@ -52,7 +52,7 @@ def imatrix(
         )
     write_imatrix(made, target)
     if made.unused:
-        say(f"note: {made.unused} experts were never chosen: a longer text would reach more")
+        say(f"note: {made.unused:.1%} of the experts were never chosen: use a longer text")
     say(
         f"{target}: {len(made.entries)} tensors, {made.chunks} chunks of {made.chunk_tokens} tokens"
     )
