@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny_tokenizers import LLAMA3_SPLIT, QWEN_SPLIT
 from convert import Options, convert
 from convert.vocab import reference
 from portable import gguf
+from portable.errors import CheckpointError
 from portable.verify import Verdict, accepting, verify
 
 ROOT = Path(__file__).parents[1]
@@ -217,3 +219,23 @@ def test_a_file_that_fails_does_not_take_the_targets_place(folder: Path, tmp_pat
 def test_verify_says_what_is_no_file(tmp_path: Path) -> None:
     missing = portable("verify", tmp_path / "no.gguf")
     assert missing.returncode == 2 and "no such file" in missing.stderr
+
+
+def test_a_tokenizer_on_which_the_library_panics_is_told(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "xlm_roberta")
+    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    data["normalizer"]["precompiled_charsmap"] = "{}"
+    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    with pytest.raises(CheckpointError, match="malformed"):
+        reference.Reference(folder)
+
+
+def test_damaged_files_get_a_verdict(folder: Path, made: Path) -> None:
+    rng = random.Random(0)
+    good = made.read_bytes()
+    for _ in range(12):
+        data = bytearray(good)
+        for _ in range(3):
+            data[rng.randrange(8, len(data))] ^= 1 << rng.randrange(8)
+        made.write_bytes(bytes(data))
+        assert verify(made, folder).failed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 Keys = dict[str, Any]
+MALFORMED = (AttributeError, TypeError, KeyError, ValueError, IndexError, RecursionError)
 
 
 @dataclass
@@ -27,6 +29,21 @@ class Vocab:
     merges: list[str] = field(default_factory=list)
     keys: Keys = field(default_factory=dict)
     leading: Keys = field(default_factory=dict)
+
+
+@contextmanager
+def trusting_nothing() -> Iterator[None]:
+    """Tokenizer files nest deeply and everything in them may be of the wrong type: one error."""
+    try:
+        yield
+    except BaseException as error:
+        # What a panic in the tokenizers library becomes is no Exception, and has no name to import.
+        if not isinstance(error, MALFORMED) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"the tokenizer files are malformed ({type(error).__name__}: {error})"[:200],
+            hint="download the tokenizer files again",
+        ) from error
 
 
 def looks_special(token: str) -> bool:

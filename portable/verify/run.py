@@ -87,8 +87,8 @@ def _read_again(path: Path, report: Report) -> Iterator[Check]:
             digests.append((head.keys.get(CHECKSUM), found.sha256))
             invalid += found.invalid
             tensors += head.tensors
-    except ModelFileError as error:
-        yield Check("file", "FAIL", error.message)
+    except (ModelFileError, OSError) as error:
+        yield Check("file", "FAIL", str(error))
         yield Check("values", "SKIP", "not reached")
         return
     yield _sums(*digests[0])
