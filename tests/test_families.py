@@ -111,6 +111,14 @@ def test_baichuan2_has_output_rows_of_length_one(
     np.testing.assert_allclose(found, stored / lengths, rtol=1e-6)
 
 
+def test_baichuan2_puts_no_space_before_a_text(tmp_path: Path) -> None:
+    key = "tokenizer.ggml.add_space_prefix"
+    for splitter, wanted in (("spm", None), ("gemma", False)):
+        folder = tiny(tmp_path / splitter, "baichuan", splitter=splitter)
+        keys = Gguf(convert(folder, tmp_path / "out.gguf").path).keys
+        assert keys.get(key, (7, None))[1] is wanted
+
+
 def test_glm_says_what_its_config_says(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "glm")
     keys = Gguf(convert(folder, tmp_path / "out.gguf").path).keys

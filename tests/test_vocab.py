@@ -78,6 +78,17 @@ def test_unigram_agrees(with_model: bool, tmp_path: Path) -> None:
         assert llama_ids(path, text, special=True) == own_ids(folder, text, special=True), text
 
 
+@pytest.mark.parametrize("scheme", ["never", "first"])
+def test_a_space_is_put_before_a_text_where_the_tokenizer_puts_one(
+    scheme: str, tmp_path: Path
+) -> None:
+    folder = tiny(tmp_path / "model", "mistral")
+    meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    edit(folder, "tokenizer.json", lambda it: it.update(normalizer=None, pre_tokenizer=meta))
+    path = convert(folder, tmp_path / "out.gguf").path
+    assert llama_ids(path, PROBE) == own_ids(folder, PROBE)
+
+
 def test_smollm2_agrees(tmp_path: Path) -> None:
     folder = smollm2(tmp_path / "SmolLM2")
     path = convert(folder, tmp_path / "out.gguf", Options(quant="Q4_0")).path

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from convert.checkpoint import Checkpoint
 from convert.vocab import sentencepiece
+from convert.vocab.sentencepiece import PREFIX
 from convert.vocab.tokenizer_json import Tokenizer
 from convert.vocab.tokens import UNUSED, Vocab
 from portable.errors import CheckpointError
 
-CODE_LLAMA = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
-PREFIX = "tokenizer.ggml.add_space_prefix"
+CODE_LLAMA_EOT = 32010
 TURN_END = "<|im_end|>"
 
 
@@ -19,7 +19,7 @@ def llama(vocab: Vocab, checkpoint: Checkpoint) -> None:
     _prefix_of_settings(vocab, checkpoint)
     size = len(vocab.tokens)
     if size == 32016:
-        vocab.keys.setdefault("tokenizer.ggml.eot_token_id", CODE_LLAMA["eot"])
+        vocab.keys.setdefault("tokenizer.ggml.eot_token_id", CODE_LLAMA_EOT)
     if size == 49152:
         # SmolLM's and Granite's size: their tokenizers never add a BOS, whatever the files say.
         vocab.keys["tokenizer.ggml.add_bos_token"] = False
@@ -28,7 +28,7 @@ def llama(vocab: Vocab, checkpoint: Checkpoint) -> None:
 def gemma(vocab: Vocab, checkpoint: Checkpoint) -> None:
     if not checkpoint.has("tokenizer.model"):
         sentencepiece.put_added(vocab, Tokenizer(checkpoint))
-    vocab.keys[PREFIX] = False
+    vocab.leading[PREFIX] = False
 
 
 def glm(vocab: Vocab, checkpoint: Checkpoint) -> None:
@@ -51,6 +51,12 @@ def glm4(vocab: Vocab, checkpoint: Checkpoint) -> None:
 def chatglm(vocab: Vocab, checkpoint: Checkpoint) -> None:
     glm(vocab, checkpoint)
     vocab.keys["tokenizer.ggml.add_bos_token"] = False
+
+
+def baichuan(vocab: Vocab, checkpoint: Checkpoint) -> None:
+    """Baichuan2 was trained without a space before a text; its SentencePiece model says so."""
+    if not sentencepiece.adds_prefix(checkpoint.data("tokenizer.model") or b""):
+        vocab.leading[PREFIX] = False
 
 
 def internlm2(vocab: Vocab, checkpoint: Checkpoint) -> None:
@@ -87,6 +93,7 @@ ADJUST: dict[str, Callable[[Vocab, Checkpoint], None]] = {
     "gemma": gemma,
     "glm4": glm4,
     "chatglm": chatglm,
+    "baichuan": baichuan,
     "internlm2": internlm2,
     "internlm3": internlm3,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from convert.vocab.tokenizer_json import Tokenizer
+from convert.vocab.tokenizer_json import Tokenizer, flattened
 from portable.errors import UnsupportedModel
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -91,7 +91,7 @@ DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 
 def pre_tokenizer(tokenizer: Tokenizer) -> str:
     """The name for `tokenizer.ggml.pre`; UnsupportedModel when no splitter of llama.cpp matches."""
-    steps = tuple(_steps(tokenizer.json.get("pre_tokenizer")))
+    steps = tuple(map(_step, flattened(tokenizer.json.get("pre_tokenizer"))))
     name = SPLITTERS.get(steps, "")
     if tokenizer.model.get("ignore_merges"):
         name = WHOLE_WORDS.get(name, name)
@@ -107,22 +107,18 @@ def pre_tokenizer(tokenizer: Tokenizer) -> str:
     )
 
 
-def _steps(entry: Any) -> list[tuple[str, Any]]:
-    """(type, what matters of it) of each step, sequences flattened."""
-    if not isinstance(entry, dict):
-        return []
+def _step(entry: dict[str, Any]) -> tuple[str, Any]:
+    """A step's type, and what matters of it."""
     kind = str(entry.get("type"))
-    if kind == "Sequence":
-        return [step for part in entry.get("pretokenizers") or [] for step in _steps(part)]
     if kind == "Split":
         found = (str(entry.get("behavior")), bool(entry.get("invert")))
         regex = str((entry.get("pattern") or {}).get("Regex"))
         for spelling, usual in SPELLINGS:
             regex = regex.replace(spelling, usual)
-        return [(BEHAVIOURS.get(found, f"Split {found}"), regex)]
+        return BEHAVIOURS.get(found, f"Split {found}"), regex
     if kind == "Digits":
-        return [(kind, bool(entry.get("individual_digits")))]
+        return kind, bool(entry.get("individual_digits"))
     if kind == "ByteLevel":
         # `add_prefix_space` would put a space before the text, which llama.cpp does not.
-        return [(kind, bool(entry.get("use_regex", True)))]
-    return [(kind, "")]
+        return kind, bool(entry.get("use_regex", True))
+    return kind, ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.vocab.special import Special
-from convert.vocab.tokenizer_json import Tokenizer
+from convert.vocab.tokenizer_json import Tokenizer, flattened, prepends
 from convert.vocab.tokens import (
     BYTE,
     BYTE_TOKEN,
@@ -27,6 +27,8 @@ from convert.vocab.tokens import (
 from portable.errors import CheckpointError
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+# Whether a space is put before a text: llama.cpp does so unless a file says no.
+PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
 def read_model(checkpoint: Checkpoint, size: int, by_flag: bool = False) -> Vocab:
@@ -62,7 +64,7 @@ def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
     llama.cpp's own converter gives all pieces one score here and so splits text differently from
     the tokenizer; docs/CONVERT.md names this as one of the differences.
     """
-    by_id = reversed_vocab(tokenizer.whole_vocab(), size)
+    by_id, found = reversed_vocab(tokenizer.whole_vocab(), size), tokenizer.json
     special = tokenizer.special_texts()
     scores = merge_scores(tokenizer)
     vocab = Vocab("llama", "default", [], [], [])
@@ -72,6 +74,9 @@ def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
         vocab.types.append(_type(text, tokenizer.vocab, special))
         vocab.scores.append(scores.get(text or "", -1000.0))
     vocab.keys = Special(tokenizer.checkpoint, size).keys()
+    steps = [*flattened(found.get("normalizer")), *flattened(found.get("pre_tokenizer"))]
+    if not any(map(prepends, steps)):
+        vocab.leading[PREFIX] = False
     return vocab
 
 

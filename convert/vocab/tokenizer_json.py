@@ -145,6 +145,25 @@ def is_spm_style(model: Mapping[str, Any]) -> bool:
     return model.get("type") == "BPE" and bool(model.get("byte_fallback"))
 
 
+def flattened(entry: Any) -> Iterator[dict[str, Any]]:
+    """A normalizer's or pre-tokenizer's steps, sequences unfolded."""
+    if isinstance(entry, dict):
+        inner = entry.get("normalizers") or entry.get("pretokenizers")
+        if inner is None:
+            yield entry
+        else:
+            for part in inner:
+                yield from flattened(part)
+
+
+def prepends(step: Mapping[str, Any]) -> bool:
+    """Whether a step puts a space before the text."""
+    if step.get("type") == "Metaspace":
+        scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "")
+        return scheme in ("always", "first")
+    return step.get("type") == "Prepend"
+
+
 def need_type(tokenizer: Tokenizer, wanted: str) -> None:
     found = tokenizer.model.get("type")
     if found != wanted:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from convert.checkpoint import Checkpoint
 from convert.vocab.charsmap import check_charsmap
 from convert.vocab.sentencepiece import fields, pieces
 from convert.vocab.special import Special
-from convert.vocab.tokenizer_json import Tokenizer, need_type
+from convert.vocab.tokenizer_json import Tokenizer, flattened, need_type, prepends
 from convert.vocab.tokens import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
 from portable.errors import CheckpointError, UnsupportedModel
 
@@ -95,7 +94,7 @@ def _from_json(tokenizer: Tokenizer, size: int, vocab: Vocab) -> Normalizer:
 
 
 def _normalizer(found: dict[str, Any]) -> Normalizer:
-    steps = [*_steps(found.get("normalizer")), *_steps(found.get("pre_tokenizer"))]
+    steps = [*flattened(found.get("normalizer")), *flattened(found.get("pre_tokenizer"))]
     charsmap, prefix, spaces = b"", False, False
     for step in steps:
         kind = step.get("type")
@@ -105,22 +104,10 @@ def _normalizer(found: dict[str, Any]) -> Normalizer:
             except binascii.Error as error:
                 raise CheckpointError(f"tokenizer.json: precompiled_charsmap: {error}") from error
         elif kind == "Metaspace":
-            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "")
-            prefix = prefix or scheme in ("always", "first")
+            prefix = prefix or prepends(step)
         elif kind == "WhitespaceSplit" or step.get("pattern") == {"Regex": " {2,}"}:
             spaces = True
     return Normalizer(charsmap, prefix, spaces)
-
-
-def _steps(entry: Any) -> Iterator[dict[str, Any]]:
-    """A normalizer's or pre-tokenizer's steps, sequences flattened."""
-    if isinstance(entry, dict):
-        inner = entry.get("normalizers") or entry.get("pretokenizers")
-        if inner is None:
-            yield entry
-        else:
-            for part in inner:
-                yield from _steps(part)
 
 
 def _put_mask(tokenizer: Tokenizer, vocab: Vocab) -> None:
