@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -131,16 +131,18 @@ def save(record: Record) -> Path:
 
 def write(path: Path, text: str) -> None:
     """All of `text`, durably, or the file as it was."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".partial", delete=False
-        ) as file:
+        with half.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        half.replace(path)
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}", hint=_HINT) from error
+    finally:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
 
 
 def of(hub: str, repo: str, revision: str | None = None) -> list[Record]:

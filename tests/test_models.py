@@ -521,6 +521,14 @@ def test_ollamas_own_names(fake: FakeHub, home: Path, ready: bytes) -> None:
     assert "Ollama: tiny:1b" in portable("list", "--all").out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_text_is_shown(fake: FakeHub, home: Path, ready: bytes) -> None:
+    folder = lm_studio(home, ready).parent
+    (folder / os.fsdecode(b"m-\xff-Q8_0.gguf")).write_bytes(ready)
+    assert "m-?-Q8_0.gguf" in portable("list", "--all").out
+    assert len(portable("list", "--all", "--json").json["models"]) == 2
+
+
 def test_lm_studio_kept_elsewhere(fake: FakeHub, home: Path, ready: bytes, tmp_path: Path) -> None:
     put(home / ".lmstudio-home-pointer", str(tmp_path / "studio").encode())
     settings = json.dumps({"downloadsFolder": str(tmp_path / "big disk")})

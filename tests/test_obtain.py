@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,19 @@ def test_a_checkpoint_folder_is_converted_once(fake: FakeHub, checkpoint: Path) 
     assert said[1:] == ["verified: file, values, load, tokens, template, generation"]
     assert get(str(checkpoint), quant="F16", said=said).path != first.path
     assert not fake.state.log
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_clone_of_a_repository_is_a_checkpoint(
+    fake: FakeHub, checkpoint: Path, tmp_path: Path
+) -> None:
+    origin, clone = shutil.copytree(checkpoint, tmp_path / "origin"), tmp_path / "Tiny clone"
+    person = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for command in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "-m", "Model"]):
+        subprocess.run(["git", *command], cwd=origin, check=True)
+    subprocess.run(["git", "clone", "-q", origin, clone], check=True)
+    model = get(str(clone), quant="Q8_0")
+    assert is_gguf(model.path) and model.id == "Tiny clone"
 
 
 def test_a_changed_folder_is_converted_again(fake: FakeHub, tmp_path: Path) -> None:

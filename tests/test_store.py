@@ -66,6 +66,16 @@ def test_saving_leaves_no_temporary_file_and_replaces() -> None:
     assert {p.suffix for p in record.path.parent.iterdir()} == {".gguf", ".json"}
 
 
+def test_a_record_that_cannot_take_its_place_leaves_nothing(home: Path) -> None:
+    record = put()
+    in_the_way = record.path.with_suffix(".json")
+    in_the_way.unlink()
+    (in_the_way / "x").mkdir(parents=True)
+    with pytest.raises(DiskError, match="cannot write"):
+        store.save(record)
+    assert {p.name for p in record.path.parent.iterdir()} == {record.path.name, in_the_way.name}
+
+
 @pytest.mark.parametrize(
     "text", ["a/b", "../..", "模型/千问", "a" * 300, "C:\\x", "a b", ".", "x\0y"]
 )

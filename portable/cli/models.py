@@ -125,7 +125,7 @@ def list_models(
         _print_json({"models": found, "partial": left})
         return 0
     for line in _table([_row(facts) for facts in found]):
-        print(line)
+        _print(line)
     total = size(sum(facts.get("size", 0) for facts in found))
     say(f"models: {len(found)}, {total}" if found else "nothing here yet: portable pull MODEL")
     if partials:
@@ -172,7 +172,8 @@ def show(
     template = facts.get("template")
     if template:
         facts["template"] = ", ".join(name for name, has in template.items() if has) or "plain"
-    print(*_table([(f"{k}:", str(v)) for k, v in facts.items() if v not in (None, {})]), sep="\n")
+    for line in _table([(f"{k}:", str(v)) for k, v in facts.items() if v not in (None, {})]):
+        _print(line)
     return 0
 
 
@@ -241,4 +242,9 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    _print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print(text: str) -> None:
+    """A file's name may hold bytes that are no text."""
+    print(text.encode("utf-8", "replace").decode("utf-8"))
