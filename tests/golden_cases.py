@@ -54,6 +54,8 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deepseek-v3-fp8": ("deepseek_v3", "deepseek-v3", {"fp8": [32, 40]}),
     "gpt-oss": ("gpt_oss", "gpt-4o", {}),
     "gpt-oss-bf16": ("gpt_oss", "gpt-4o", {"quantization_config": None}),
+    "nomic-bert": ("nomic_bert", "jina-v2-en", {}),
+    "nomic-bert-moe": ("nomic_bert_moe", "", {}),
     "mixtral": ("mixtral", "", {"spm": True}),
     "gemma2": ("gemma2", "", {}),
     "gemma3": ("gemma3", "", {}),

@@ -103,6 +103,8 @@ def assert_same(ours: Path, theirs: Path) -> None:
         "mixtral",
         "deepseek_v2",
         "deepseek_v3",
+        "nomic_bert",
+        "nomic_bert_moe",
         "xlm_roberta",
         "xlm_roberta_classifier",
     ],

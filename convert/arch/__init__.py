@@ -28,6 +28,8 @@ from convert.arch import (
     minicpm3,
     mistral,
     mixtral,
+    nomic_bert,
+    nomic_bert_moe,
     olmo2,
     olmo3,
     phi3,
@@ -72,12 +74,17 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "gpt_oss": gpt_oss,
+    "nomic_bert": nomic_bert,
+    "nomic_bert_moe": nomic_bert_moe,
     "qwen3_reranker": qwen3_reranker,
     "xlm_roberta": xlm_roberta,
 }
 BY_ARCHITECTURE = {
     architecture: name for name, family in FAMILIES.items() for architecture in family.ARCHITECTURES
 }
+
+# A key of config.json that makes another family of the same architecture.
+VARIANTS = {"nomic_bert": ("moe_every_n_layers", "nomic_bert_moe")}
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -108,9 +115,12 @@ def check_config(
             f"architecture {kind} is not supported{also}",
             hint=f"supported: {', '.join(BY_ARCHITECTURE)}",
         )
-    check_precision(config, BY_ARCHITECTURE[kind], name, card)
-    family = FAMILIES[BY_ARCHITECTURE[kind]]
+    found = BY_ARCHITECTURE[kind]
+    key, variant = VARIANTS.get(found, ("", ""))
+    found = variant if config.get(key) else found
+    check_precision(config, found, name, card)
+    family = FAMILIES[found]
     checked = Config(config, family.DEFAULTS)
     family.sizes(checked)
     list(family.metadata(checked))
-    return BY_ARCHITECTURE[kind]
+    return found

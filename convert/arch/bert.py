@@ -24,7 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
 LAYER, BLOCK = "encoder.layer.{i}", "blk.{i}"
 
 
-def _norm(source: str, target: str) -> list[Row]:
+def norm(source: str, target: str) -> list[Row]:
     return [Row(f"{source}.{p}", f"{target}.{p}", ("hidden",)) for p in ("weight", "bias")]
 
 
@@ -32,17 +32,17 @@ ROWS: Sequence[Row] = [
     Row("embeddings.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden")),
     Row("embeddings.position_embeddings.weight", "position_embd.weight", ("positions", "hidden")),
     Row("embeddings.token_type_embeddings.weight", "token_types.weight", ("types", "hidden")),
-    *_norm("embeddings.LayerNorm", "token_embd_norm"),
+    *norm("embeddings.LayerNorm", "token_embd_norm"),
     *linear(f"{LAYER}.attention.self.query", f"{BLOCK}.attn_q", ("hidden", "hidden"), "required"),
     *linear(f"{LAYER}.attention.self.key", f"{BLOCK}.attn_k", ("hidden", "hidden"), "required"),
     *linear(f"{LAYER}.attention.self.value", f"{BLOCK}.attn_v", ("hidden", "hidden"), "required"),
     *linear(
         f"{LAYER}.attention.output.dense", f"{BLOCK}.attn_output", ("hidden", "hidden"), "required"
     ),
-    *_norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}.attn_output_norm"),
+    *norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}.attn_output_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}.ffn_up", ("ff", "hidden"), "required"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}.ffn_down", ("hidden", "ff"), "required"),
-    *_norm(f"{LAYER}.output.LayerNorm", f"{BLOCK}.layer_output_norm"),
+    *norm(f"{LAYER}.output.LayerNorm", f"{BLOCK}.layer_output_norm"),
 ]
 RENAMED: Sequence[tuple[str, str]] = (
     (r"^bert\.", ""),
