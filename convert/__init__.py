@@ -23,6 +23,7 @@ from convert.report import Converted, Progress
 if TYPE_CHECKING:
     from convert.arch import check_config
     from convert.pipeline import convert, convert_adapter
+    from convert.plan import check_folder
     from convert.sizes import Preview, preview
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Progress",
     "bits",
     "check_config",
+    "check_folder",
     "convert",
     "convert_adapter",
     "default_output_name",
@@ -47,6 +49,7 @@ _LATER = {
     "convert_adapter": "convert.pipeline",
     "preview": "convert.sizes",
     "check_config": "convert.arch",
+    "check_folder": "convert.plan",
 }
 
 

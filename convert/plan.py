@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from convert import fp8, metadata, mxfp4, rerank
 from convert.arch import FAMILIES, check_config
@@ -25,6 +27,11 @@ from portable.errors import CheckpointError, UnsupportedModel, UsageError
 
 # What a model ends with that does not end with an output matrix.
 HEADS = ("cls.output.weight",)
+
+
+def check_folder(config: Mapping[str, Any], folder: Path, name: str) -> str:
+    """`check_config` of a folder that has a model card perhaps, and no weights yet."""
+    return check_config(config, name, metadata.read_card(Checkpoint(folder), []))
 
 
 class FilePlan:

@@ -111,11 +111,13 @@ def test_wrong_twice_names_file_and_sums_and_leaves_nothing(
 def test_the_unsupported_is_said_before_any_weight(fake: FakeHub, key: str) -> None:
     fake.add(REPO, FILES)
 
-    def check(config: dict[str, object]) -> None:
-        raise UnsupportedModel(f"no {config['model_type']}")
+    def check(config: dict[str, object], folder: Path) -> None:
+        card = (folder / "README.md").is_file()
+        raise UnsupportedModel(f"no {config['model_type']}, card: {card}")
 
-    with pytest.raises(UnsupportedModel, match="no qwen2"):
-        get(key, check=check)
+    source = hub.connect(key)
+    with pytest.raises(UnsupportedModel, match="no qwen2, card: True"):
+        source.snapshot(source.listing(REPO), [*PATTERNS, "README.md"], check=check)
     assert not fake.state.asked("model.safetensors")
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from checkpoints import tiny
+from hubs import environment, serving
 from tiny_tokenizers import edit_json
 
 from convert import Options, check_config, convert
 from portable.errors import CheckpointError, PortableError, UnsupportedModel
+from portable.obtain import obtain
 
 
 def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -135,3 +137,17 @@ def test_an_exponent_that_is_no_number(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="NaN or infinite"):
         convert(folder, tmp_path / "out.gguf")
+
+
+def test_the_original_is_named_before_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tiny(tmp_path / "source", "qwen2", **AWQ)
+    card = b"---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n# Quantized\n"
+    files = {p.name: p.read_bytes() for p in folder.iterdir()} | {"README.md": card}
+    with serving() as fake, environment(monkeypatch, tmp_path / "caches", fake.url):
+        fake.add("org/Model-AWQ", files)
+        with pytest.raises(UnsupportedModel, match="already quantized") as caught:
+            obtain("org/Model-AWQ", say=lambda _: None)
+        assert not fake.state.asked("model.safetensors")
+    assert caught.value.hint == "convert the original model, Qwen/Qwen2.5-7B-Instruct"

@@ -85,15 +85,18 @@ class Hub(Site):
         listing: Listing,
         patterns: Sequence[str],
         *,
-        check: Callable[[dict[str, Any]], object] | None = None,
+        check: Callable[[dict[str, Any], Path], object] | None = None,
         report: Report = silent,
     ) -> Snapshot:
-        """The files that `patterns` name. `check` sees config.json before any other is fetched."""
+        """The files that `patterns` name.
+
+        `check` sees config.json, and the folder with the model card, before any other is fetched.
+        """
         chosen = listing.select(patterns)
-        config = next((f for f in chosen if f.path == "config.json"), None)
-        if check and config:
-            folder = self.fetch(listing, [config]).folder
-            check(_json(folder / "config.json", listing.repo))
+        first = [f for f in chosen if f.path in ("config.json", "README.md")]
+        if check and any(f.path == "config.json" for f in first):
+            folder = self.fetch(listing, first).folder
+            check(_json(folder / "config.json", listing.repo), folder)
         return self.fetch(listing, chosen, report)
 
     def fetch(

@@ -171,7 +171,7 @@ def checkpoint(found: Found, wish: Wish) -> Checkpoint:
     folder, commit = source.snapshot(
         listing,
         convert.wanted_files(weights=not far),
-        check=partial(convert.check_config, name=repo),
+        check=partial(convert.check_folder, name=repo),
         report=wish.report,
     )
     return Checkpoint(folder, target.suffix, target.entry, repo, commit, far, room)
