@@ -28,6 +28,7 @@ from portable.cli.app import app
         ("llama", {}),
         ("phi3", {}),
         ("mixtral", {"num_hidden_layers": 1}),
+        ("gpt_oss", {}),
         ("bert", {}),
     ],
 )
