@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 from checkpoints import tiny
+from hubs import environment, serving
 from measure_cases import TEXT
 from typer.testing import CliRunner
 
 import convert as converter
-from convert import Converted, Options
+from convert import Converted, Options, streamed
 from convert.report import Divergence, Estimate, Evaluation
+from convert.writer import kept_names
 from portable.cli import app
 from portable.cli.evaluate import Evaluator
-from portable.errors import DiskError, UnsupportedModel, UsageError
+from portable.errors import DiskError, NetworkError, UnsupportedModel, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,32 @@ def test_an_encoder_is_made_and_then_said_to_make_no_text(
     with pytest.raises(UnsupportedModel, match="encoder"):
         evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "x.gguf"]
+
+
+def test_weights_that_stream_do_so_twice_and_leave_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    text = checkpoint.parent / "text.txt"
+    out = tmp_path / "out"
+    out.mkdir()
+    with serving() as server, environment(monkeypatch, tmp_path / "caches", server.url):
+        server.add("org/Tiny", repo)
+        flags = ("ms://org/Tiny", "--stream", "-o", out, "--evaluate", text)
+        done = run(*flags, "--evaluate-chunks", 1)
+        assert done.exit_code == 0, done.output
+        assert "KL divergence from BF16" in done.stderr
+        assert [path.name for path in out.iterdir()] == ["Tiny-Q4_K_M.gguf"]
+
+        def unplug(_plan: object, output: Path, *_: object) -> None:
+            output.with_name(kept_names(output)[0]).touch()
+            raise NetworkError("the hub is gone")
+
+        make = streamed.write
+        quants = iter([make, unplug])
+        monkeypatch.setattr(streamed, "write", lambda *a, **b: next(quants)(*a, **b))
+        assert run(*flags).exit_code == 7
+        assert [path.name for path in out.iterdir()] == ["Tiny-Q4_K_M.gguf"]
 
 
 def test_an_adapter_alone_is_not_evaluated(tmp_path: Path, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from convert import Converted, Options
 from convert.quants import QUANTS
 from convert.report import Evaluation
-from convert.writer import check_space
+from convert.writer import check_space, remove_partials
 from portable import measure
 from portable.cli.app import say
 from portable.progress import Report, size
@@ -55,6 +55,7 @@ class Evaluator:
         finally:
             if base:
                 base.unlink(missing_ok=True)
+                remove_partials(base)  # what an interrupted stream would go on with
         return replace(done, evaluation=replace(found, skipped=skipped or found.skipped))
 
     def _evaluate(self, model: Path, base: Path | None) -> Evaluation:
