@@ -44,6 +44,7 @@ class Checkpoint:
         _check_pulled(folder)
         self.folder = folder
         self.remote = {file.name: file for file in remote}
+        self._seen: dict[str, tuple[int, int]] = {}  # size and time of small files when first read
         self.files: list[TensorFile] = []
         self.tensors: dict[str, Stored] = {}
 
@@ -67,6 +68,7 @@ class Checkpoint:
                 raise CheckpointError(f"{name} is not an ordinary file")
             if info.st_size > MAX_BYTES:
                 raise CheckpointError(f"{name} has {info.st_size >> 20} MB, which is too large")
+            self._seen.setdefault(name, (info.st_size, info.st_mtime_ns))
             return (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -127,12 +129,20 @@ class Checkpoint:
             yield file.identity
 
     def check_unchanged(self) -> None:
-        for file in self.files:
-            if not file.unchanged():
-                raise CheckpointError(
-                    f"{file.name} changed while it was read",
-                    hint="let the download end, then convert again",
-                )
+        changed = [file.name for file in self.files if not file.unchanged()]
+        changed += [name for name, seen in self._seen.items() if self._stamp(name) != seen]
+        if changed:
+            raise CheckpointError(
+                f"{changed[0]} changed while it was read",
+                hint="let the download end, then convert again",
+            )
+
+    def _stamp(self, name: str) -> tuple[int, int] | None:
+        try:
+            info = (self.folder / name).stat()
+        except OSError:
+            return None
+        return info.st_size, info.st_mtime_ns
 
     def _index(self) -> dict[str, str] | None:
         index = self.json(INDEX)

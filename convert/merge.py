@@ -49,6 +49,10 @@ class Merged(Checkpoint):
         yield from super().identities()
         yield self.adapter.data(SETTINGS) or b""
 
+    def check_unchanged(self) -> None:
+        super().check_unchanged()
+        self.adapter.check_unchanged()
+
     def _untie(self, names: dict[str, str]) -> None:
         """PEFT changes one of two tied matrices and leaves the other as it was."""
         if HEAD not in names and EMBEDDING in names:

@@ -11,7 +11,7 @@ from checkpoints import tiny
 from ggufs import Gguf
 from tiny_tokenizers import write_json
 
-from convert import Options, convert
+from convert import Options, convert, convert_adapter
 from convert.imatrix import Entry, Imatrix, write_imatrix
 
 CARD = (
@@ -31,7 +31,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 class Case(NamedTuple):
-    """`folder` holds what is damaged; `base` is given where that is no checkpoint."""
+    """`folder` holds what is damaged; `base` is given where that is no checkpoint.
+
+    A "running" case converts nothing: it is an adapter that a model is to run with.
+    """
 
     kind: str
     folder: Path
@@ -58,11 +61,15 @@ def build(root: Path) -> list[Case]:
         write_json(root / "adapter" / "args.json", {"model": "org/name"})
         lora(root / "dora", base, LINEAR, use_dora=True, dtype="BF16")
         matrix(base, root / "matrix")
+        (root / "running").mkdir()
+        convert(base, root / "llama.gguf", Options(quant="F32"))
+        convert_adapter(root / "adapter", base, root / "running" / "adapter.gguf")
     return [
         *cases,
         Case("adapter", root / "adapter", "F16", base),
         Case("merge", root / "dora", "Q8_0", base),
         Case("matrix", root / "matrix", "IQ4_NL", base),
+        Case("running", root / "running", "", root / "llama.gguf"),
     ]
 
 

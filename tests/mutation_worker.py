@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +29,9 @@ from mutation_cases import Case, build
 
 from convert import Converted, Options, convert, convert_adapter
 from portable.engine.adapter import check_adapter
+from portable.engine.config import EngineConfig
+from portable.engine.llama import Llama
+from portable.engine.sequence import SamplingParams, Sequence, Slice
 from portable.errors import PortableError
 
 MEMORY = 1 << 30  # above what the process has when it begins
@@ -70,7 +74,10 @@ def damaged(case: Case, number: int, seed: int, target: Path) -> str:
     return f"{case.folder.name}/{chosen.name} {how}"
 
 
-def make(case: Case, folder: Path, output: Path) -> Converted:
+def make(case: Case, folder: Path, output: Path) -> Converted | None:
+    if case.kind == "running":
+        assert case.base
+        return run(case.base, folder / "adapter.gguf")
     if case.kind == "adapter":
         assert case.base
         return convert_adapter(folder, case.base, output, Options(quant=case.quant, threads=1))
@@ -85,10 +92,16 @@ def make(case: Case, folder: Path, output: Path) -> Converted:
     return convert(folder, output, Options(quant=case.quant, threads=1, name="org/Name-1B"))
 
 
+def run(model: Path, adapter: Path) -> None:
+    config = EngineConfig(model, context=64, slots=1, threads=1, adapter=adapter)
+    with closing(Llama(config)) as llama:
+        llama.decode([Slice(Sequence("", [1, 2, 3], SamplingParams(), slot=0), 0, 3)])
+
+
 def outcome(case: Case, folder: Path, output: Path) -> dict[str, Any]:
     """What came of it, and under "bad" what must not have."""
     try:
-        make(case, folder, output)
+        done = make(case, folder, output)
     except PortableError as error:
         text, bad = str(error), []
         if not text.isprintable() or len(error.message) > LONGEST:
@@ -100,7 +113,7 @@ def outcome(case: Case, folder: Path, output: Path) -> dict[str, Any]:
         return {"result": type(error).__name__, "text": text, "bad": bad}
     except (Exception, Endless):
         return {"result": "traceback", "bad": [traceback.format_exc()]}
-    return {"result": "converted", "bad": []}
+    return {"result": "converted" if done else "ran", "bad": []}
 
 
 def loads(case: Case, output: Path, decode: bool) -> list[str]:

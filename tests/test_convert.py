@@ -208,14 +208,26 @@ def test_a_shard_that_shrinks_while_it_is_read(smol: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_a_shard_that_changes_while_it_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_that_changes_while_it_is_read(name: str, tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "qwen2")
 
     def touch(step: Progress) -> None:
-        os.utime(folder / "model.safetensors", ns=(1, 1))
+        os.utime(folder / name, ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match=f"{name} changed while it was read"):
+        convert(folder, tmp_path / "out.gguf", progress=touch)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_small_file_that_goes_away_while_others_are_read(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "qwen2")
+
+    def remove(step: Progress) -> None:
+        (folder / "tokenizer_config.json").unlink(missing_ok=True)
 
     with pytest.raises(CheckpointError, match="changed while it was read"):
-        convert(folder, tmp_path / "out.gguf", progress=touch)
+        convert(folder, tmp_path / "out.gguf", progress=remove)
     assert not (tmp_path / "out.gguf").exists()
 
 

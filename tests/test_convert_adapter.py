@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from golden_cases import TINY
 from safetensors.numpy import load_file, save_file
 from test_convert_golden import held_against_golden
 
-from convert import Options, convert, convert_adapter
+from convert import Options, Progress, convert, convert_adapter
 from convert.adapter import Adapter
 from convert.merge import Merged
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
@@ -158,6 +159,16 @@ def test_an_interrupted_merge_goes_on_with_the_same_settings_only(
             merged.open_tensors()
             found.append(list(merged.identities())[-1])
     assert found[0] == found[1] != found[2]
+
+
+def test_settings_that_change_while_weights_are_read(base: Path, tmp_path: Path) -> None:
+    adapter = lora(tmp_path / "adapter", base, LINEAR)
+
+    def touch(step: Progress) -> None:
+        os.utime(adapter / "adapter_config.json", ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json changed"):
+        convert(base, tmp_path / "out.gguf", adapter=adapter, progress=touch)
 
 
 def test_a_full_parameter_output_of_swift_converts(base: Path, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ def check_file(path: Path) -> None:
         with path.open("rb") if stat.S_ISREG(mode) else contextlib.nullcontext() as file:
             magic = file.read(4) if file else b""
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror}") from None
+        raise ModelFileError(
+            f"{path}: {error.strerror}", hint="give the path of a .gguf file"
+        ) from None
     if path.suffix == ".partial" and magic != gguf.MAGIC:
         raise ModelFileError(
             f"{path} is an unfinished conversion", hint="run portable convert again"
