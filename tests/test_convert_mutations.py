@@ -59,9 +59,7 @@ def test_there_were_enough_of_each_kind(outcomes: list[dict[str, Any]]) -> None:
     results = Counter(outcome["result"] for outcome in outcomes)
     assert sum(results.values()) >= COUNT
     assert min(results[kind] for kind in ("converted", "CheckpointError")) > COUNT / 5
-    assert all(
-        results[kind] for kind in ("UsageError", "UnsupportedModel", "ModelFileError", "ran")
-    )
+    assert {"UsageError", "UnsupportedModel", "ModelFileError", "ran"} < results.keys()
 
 
 def test_memory_stays_bounded(outcomes: list[dict[str, Any]]) -> None:
