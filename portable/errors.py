@@ -24,6 +24,8 @@ Each edge translates the tree once: the command line to `exit_code`, HTTP to `st
 
 from __future__ import annotations
 
+from typing import Any
+
 LONGEST = 1000  # characters
 
 
@@ -111,8 +113,14 @@ class Busy(PortableError):
 
 
 class QueueFull(Busy):
+    """`seconds`: when a place may be free."""
+
     status = 429
     code = "queue_full"
+
+    def __init__(self, message: str, *, seconds: float = 2, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.seconds = seconds
 
 
 class NetworkError(PortableError):

@@ -165,6 +165,17 @@ def test_a_prefix_that_is_just_being_read_is_read_once() -> None:
     assert read < 302 + 3 * 10
 
 
+def test_several_answers_to_one_prompt_read_it_once() -> None:
+    backend = FakeBackend()
+    engine = make_engine(backend, step_tokens=64)
+    for id in "abcd":
+        ask(engine, id, "s" * 300)
+    answers = run(engine)
+    assert all(text(answers[id]) == "S" * 300 + "!" for id in "abcd")
+    read = sum(count for batch in backend.batches for _, count in batch if count > 1)
+    assert read < 301 + 3 * 6
+
+
 def test_waiting_for_a_prefix_holds_up_nobody_else() -> None:
     backend = FakeBackend()
     engine = make_engine(backend, step_tokens=64)

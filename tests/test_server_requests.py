@@ -118,7 +118,7 @@ def test_messages(server: Server, messages: Any, param: str | None) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": True, "top_logprobs": 5}, "logprobs"),
-        ({"n": 2}, "n"),
+        ({"n": 17}, "n"),
         ({"n": 0}, "n"),
         ({"chat_template_kwargs": {"enable_thinking": "false"}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),

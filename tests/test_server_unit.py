@@ -182,6 +182,29 @@ def test_whoever_does_not_want_to_wait_is_told_when_to_come_back() -> None:
     play(script, fail_while_loading=True)
 
 
+def test_the_full_queue_says_when_a_place_may_be_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(app: Starlette, model: FakeProcess) -> None:
+        now = [100.0]
+        model.load()
+        monkeypatch.setattr("portable.server.model.time.monotonic", lambda: now[0])
+        for _ in range(3):  # one answer each seven seconds
+            call = Call(app)
+            await turns()
+            now[0] += 7
+            model.say("a")
+            await call.task
+        waiting = [Call(app), Call(app)]
+        await turns()
+        refused = Call(app)
+        await refused.task
+        assert (refused.status, refused.headers["retry-after"]) == (429, "5")
+        for call in waiting:
+            call.leave()
+            await call.task
+
+    play(script, slots=1, queue=1)
+
+
 def test_a_load_that_fails_fails_all_who_wait() -> None:
     async def script(app: Starlette, model: FakeProcess) -> None:
         whole, stream = Call(app), Call(app, body=HI | {"stream": True})

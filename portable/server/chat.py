@@ -24,45 +24,48 @@ async def chat_completions(request: Request) -> Response:
     envelope = _envelope(model, asked)
     said, messages = params.sampling(asked), params.chat_messages(asked)
     options = params.template_options(asked)
-    stream = state.generator.open(
-        envelope.id,
-        lambda: protocol.Generate(
-            envelope.id, state.sampling(said), messages=messages, options=options
-        ),
-    )
-    prompt_tokens = await state.generator.accepted(request, stream, patient=not asked.stream)
-    headers = state.clamped(said, prompt_tokens)
+
+    def command(id: str, at: int) -> protocol.Generate:
+        sampling = state.sampling(params.of_choice(said, at))
+        return protocol.Generate(id, sampling, messages=messages, options=options)
+
+    asks = state.asks(envelope.id, asked.n or 1, command)
     if asked.stream:
-        return state.generator.stream(stream, envelope, headers)
-    answer = await state.generator.answer(request, stream)
-    return JSON(_body(envelope, answer), headers=headers)
+        streams = await state.generator.streams(request, asks)
+        headers = state.clamped(said, asks[0].prompt_tokens)
+        return state.generator.stream(streams, envelope, headers)
+    answers = await state.generator.answers(request, asks)
+    headers = state.clamped(said, asks[0].prompt_tokens)
+    return JSON(_body(envelope, answers), headers=headers)
 
 
 def _envelope(model: str, asked: ChatRequest) -> Envelope:
-    def choices(finish: str | None = None, **delta: str) -> list[dict[str, Any]]:
-        return [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]
+    def choices(index: int, finish: str | None = None, **delta: str) -> list[dict[str, Any]]:
+        return [{"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}]
 
     return Envelope(
         kind="chat.completion.chunk",
         model=model,
         prefix="chatcmpl",
-        start=lambda: choices(role="assistant", content=""),
-        delta=lambda text: choices(content=text),
+        start=lambda index: choices(index, role="assistant", content=""),
+        delta=lambda index, text: choices(index, content=text),
         # An empty text, not an empty delta: the tutorial's script adds it to a string.
-        finish=lambda reason: choices(reason, content=""),
+        finish=lambda index, reason: choices(index, reason, content=""),
         include_usage=asked.includes_usage,
     )
 
 
-def _body(envelope: Envelope, answer: Answer) -> dict[str, Any]:
-    message = {"role": "assistant", "content": answer.text, "tool_calls": None}
-    choice = {
-        "index": 0,
-        "message": message,
+def _body(envelope: Envelope, answers: list[Answer]) -> dict[str, Any]:
+    used = [answer.usage for answer in answers]
+    choices = [_choice(index, answer) for index, answer in enumerate(answers)]
+    body = envelope.chunk(choices, usage=sse.usage(*used), timings=sse.timings(used[0]))
+    return body | {"object": "chat.completion"}
+
+
+def _choice(index: int, answer: Answer) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": answer.text, "tool_calls": None},
         "finish_reason": answer.finish_reason,
         "logprobs": None,
     }
-    body = envelope.chunk(
-        [choice], usage=sse.usage(answer.usage), timings=sse.timings(answer.usage)
-    )
-    return body | {"object": "chat.completion"}

@@ -43,18 +43,28 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Envelope:
-    """What all parts of one answer share, and how they are laid out on the wire.
+class Ask:
+    """One answer that is wanted; the prompt's number of tokens is known once it is accepted."""
 
-    `start`, `delta` and `finish` build the `choices` of a first, a middle and a last chunk.
+    id: str
+    command: MakeCommand
+    prompt_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What all parts of one reply share, and how they are laid out on the wire.
+
+    `start`, `delta` and `finish` build the `choices` of a first, a middle and a last chunk of the
+    answer of that index.
     """
 
     kind: str
     model: str
     prefix: str
-    start: Callable[[], list[dict[str, Any]]] | None
-    delta: Callable[[str], list[dict[str, Any]]]
-    finish: Callable[[str], list[dict[str, Any]]]
+    start: Callable[[int], list[dict[str, Any]]] | None
+    delta: Callable[[int, str], list[dict[str, Any]]]
+    finish: Callable[[int, str], list[dict[str, Any]]]
     include_usage: bool = False
     id: str = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -111,37 +121,74 @@ class Generator:
         finally:
             self._model.close(stream)
 
-    def stream(
-        self, stream: Stream, envelope: Envelope, headers: dict[str, str]
-    ) -> sse.EventStream:
-        """The answer as events, as it comes; a client that leaves cancels the request."""
-        events = self._events(stream, envelope)
-        return sse.EventStream(events, headers, lambda: self._model.close(stream))
+    async def answers(self, request: Request, asks: list[Ask]) -> list[Answer]:
+        """Whole answers, decoded together; the first error stops the others and is raised."""
 
-    async def _events(self, stream: Stream, envelope: Envelope) -> AsyncIterator[bytes]:
+        async def one(ask: Ask) -> Answer:
+            stream = self.open(ask.id, ask.command)
+            ask.prompt_tokens = await self.accepted(request, stream, patient=True)
+            return await self.answer(request, stream)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(ask)) for ask in asks]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def streams(self, request: Request, asks: list[Ask]) -> list[Stream]:
+        """A stream for each, accepted; or the first error, and none of them runs."""
+        opened: list[Stream] = []
+        try:
+            for ask in asks:
+                opened.append(self.open(ask.id, ask.command))
+            for ask, stream in zip(asks, opened, strict=True):
+                ask.prompt_tokens = await self.accepted(request, stream, patient=False)
+        except BaseException:
+            self._close(opened)
+            raise
+        return opened
+
+    def stream(
+        self, streams: list[Stream], envelope: Envelope, headers: dict[str, str]
+    ) -> sse.EventStream:
+        """The answers as events, as they come; a client that leaves cancels the request."""
+        events = self._events(streams, envelope)
+        return sse.EventStream(events, headers, lambda: self._close(streams))
+
+    def _close(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            self._model.close(stream)
+
+    async def _events(self, streams: list[Stream], envelope: Envelope) -> AsyncIterator[bytes]:
         if envelope.start:
-            yield sse.event(envelope.chunk(envelope.start()))
-        async for delta in sse.with_keep_alive(stream, self._config.keep_alive_seconds):
+            for index in range(len(streams)):
+                yield sse.event(envelope.chunk(envelope.start(index)))
+        spent: list[Usage] = []
+        async for index, delta in sse.with_keep_alive(streams, self._config.keep_alive_seconds):
             if delta is None:
-                yield sse.event(envelope.chunk(envelope.delta("")))
+                yield sse.event(envelope.chunk(envelope.delta(index, "")))
             elif delta.error:
                 code, message = delta.error
                 yield sse.error_event(message, code)
+                break
             else:
-                for part in _chunks(delta, envelope):
+                for part in _chunks(index, delta, envelope):
                     yield sse.event(part)
+                if delta.usage:
+                    spent.append(delta.usage)
+        if envelope.include_usage and spent:
+            yield sse.event(envelope.chunk([], usage=sse.usage(*spent)))
         yield sse.DONE
 
 
-def _chunks(delta: Delta, envelope: Envelope) -> list[sse.Chunk]:
+def _chunks(index: int, delta: Delta, envelope: Envelope) -> list[sse.Chunk]:
     """The chunks of one delta; the last text comes before the reason, as all clients expect."""
-    parts = [envelope.chunk(envelope.delta(delta.text))] if delta.text else []
+    parts = [envelope.chunk(envelope.delta(index, delta.text))] if delta.text else []
     if delta.finish_reason:
-        used, spent = sse.usage(delta.usage), sse.timings(delta.usage)
-        own = {} if envelope.include_usage else {"usage": used}
-        parts.append(envelope.chunk(envelope.finish(delta.finish_reason), **own, timings=spent))
-        if envelope.include_usage:
-            parts.append(envelope.chunk([], usage=used))
+        own = {} if envelope.include_usage else {"usage": sse.usage(delta.usage)}
+        last = envelope.finish(index, delta.finish_reason)
+        parts.append(envelope.chunk(last, **own, timings=sse.timings(delta.usage)))
         log_usage(delta.usage)
     return parts
 

@@ -87,6 +87,7 @@ class ModelProcess:
         self._unsent: dict[str, Stream] = {}
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ended: deque[float] = deque(maxlen=16)
         self._silent = 0
         self._lived = False
         self._steps = 0
@@ -117,6 +118,7 @@ class ModelProcess:
             raise QueueFull(
                 f"{len(self._streams)} requests are running or waiting",
                 hint="try again in a moment",
+                seconds=self._seconds_a_request(),
             )
         stream = self._streams[id] = Stream(id, command)
         if self.gone.is_set():
@@ -126,6 +128,13 @@ class ModelProcess:
         if self.ready.is_set():
             self._send_waiting()
         return stream
+
+    def _seconds_a_request(self) -> float:
+        """How often a place becomes free, by the last answers."""
+        if len(self._ended) < 2:
+            return 2.0
+        span = time.monotonic() - self._ended[0]
+        return min(60.0, max(1.0, span / len(self._ended)))
 
     def close(self, stream: Stream) -> None:
         """The client has its answer, or left: forget the request and free its cells."""
@@ -268,6 +277,7 @@ class ModelProcess:
         if stream := self._streams.get(delta.id):
             stream.put(delta)
             if delta.finish_reason:
+                self._ended.append(time.monotonic())
                 del self._streams[delta.id]
 
     def _keep_untouched(self) -> None:

@@ -40,6 +40,11 @@ def sampling(request: Sampling) -> dict[str, Any]:
     return said | {"stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
 
 
+def of_choice(said: dict[str, Any], index: int) -> dict[str, Any]:
+    """The same for one of several answers: with a seed each draws its own, the same each time."""
+    return said | {"seed": said["seed"] + index} if "seed" in said else said
+
+
 def token_limit(request: Sampling) -> int | None:
     """The longest answer that the request wants, by either of its names."""
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
@@ -63,12 +68,12 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
-    asked: dict[str, Any] = {"logprobs": request.logprobs, "n": request.n not in (None, 1)}
+    asked: dict[str, Any] = {"logprobs": request.logprobs}
     if isinstance(request, ChatRequest):
         used = request.tools and request.tool_choice != "none"
         asked |= {"top_logprobs": request.top_logprobs, "tools": used}
     else:
-        several = request.best_of not in (None, 1)
+        several = request.best_of not in (None, request.n or 1)
         asked |= {"suffix": request.suffix, "best_of": several}
     for name, value in asked.items():
         if value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from portable.errors import Busy, PortableError
+from portable.errors import Busy, PortableError, QueueFull
 
 _TYPES = {
     401: "authentication_error",
@@ -52,7 +53,10 @@ async def from_error(_: Request, error: Exception) -> JSON:
     """The HTTP edge of the error tree."""
     assert isinstance(error, PortableError)
     body = error_body(str(error), status=error.status, code=error.code, param=error.param)
-    headers = {"Retry-After": "2", "x-should-retry": "true"} if isinstance(error, Busy) else {}
+    headers = {}
+    if isinstance(error, Busy):
+        seconds = error.seconds if isinstance(error, QueueFull) else 2
+        headers = {"Retry-After": str(math.ceil(seconds)), "x-should-retry": "true"}
     return JSON(body, error.status, headers)
 
 

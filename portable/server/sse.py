@@ -53,17 +53,44 @@ def error_event(message: str, code: str | None) -> bytes:
     return event(error_body(message, code=code))
 
 
-async def with_keep_alive(stream: Stream, seconds: float) -> AsyncIterator[Delta | None]:
-    """The deltas that say something, and None for each `seconds` of silence."""
+async def with_keep_alive(
+    streams: list[Stream], seconds: float
+) -> AsyncIterator[tuple[int, Delta | None]]:
+    """The deltas that say something, by the index of their stream; None for each silence."""
+    if len(streams) > 1:
+        async for item in _merged(streams, seconds):
+            yield item
+        return
     while True:
         delta = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not (delta and _says(delta)):
-                    delta = await stream.next()
-        yield delta if delta and _says(delta) else None
+                    delta = await streams[0].next()
+        yield 0, (delta if delta and _says(delta) else None)
         if delta and delta.finish_reason:
             return
+
+
+async def _merged(streams: list[Stream], seconds: float) -> AsyncIterator[tuple[int, Delta | None]]:
+    """Several streams as one. A task for each costs more than awaiting one stream."""
+    waiting = {asyncio.ensure_future(stream.next()): at for at, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(
+                waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                yield next(iter(waiting.values())), None
+            for task in done:
+                at, delta = waiting.pop(task), task.result()
+                if not delta.finish_reason:
+                    waiting[asyncio.ensure_future(streams[at].next())] = at
+                if _says(delta):
+                    yield at, delta
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _says(delta: Delta) -> bool:
@@ -71,14 +98,16 @@ def _says(delta: Delta) -> bool:
     return bool(delta.text or delta.finish_reason)
 
 
-def usage(used: Usage | None, prompt_tokens: int = 0) -> dict[str, Any]:
-    """OpenAI's usage object; a request that was cut short has at least read its prompt."""
-    used = used or Usage(prompt_tokens, 0, 0)
+def usage(*spent: Usage | None) -> dict[str, Any]:
+    """OpenAI's usage object of one prompt's answers."""
+    known = [used or Usage(0, 0, 0) for used in spent]
+    prompt = max((used.prompt_tokens for used in known), default=0)
+    completion = sum(used.completion_tokens for used in known)
     return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(u.cached_tokens for u in known)},
     }
 
 

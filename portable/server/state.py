@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from portable.engine import protocol
 from portable.engine.sequence import SamplingParams, layered
+from portable.errors import InvalidRequest
 from portable.server.config import ServerConfig
-from portable.server.generate import Generator
+from portable.server.generate import Ask, Generator
 from portable.server.model import ModelProcess
 from portable.server.names import Names
 
@@ -27,6 +30,19 @@ class State:
         """What a request said, over the defaults; the model's own are known once it is loaded."""
         info, config = self.model.info, self.config
         return layered(config.fallback, info.sampling if info else {}, config.sampling, said)
+
+    def asks(
+        self, id: str, count: int, command: Callable[[str, int], protocol.Generate]
+    ) -> list[Ask]:
+        """`count` answers to one request; `command` makes one of an id and an index.
+
+        Raises InvalidRequest for more than the model answers at once.
+        """
+        if count > self.model.config.slots:
+            slots = self.model.config.slots
+            raise InvalidRequest(f"n: at most {slots} answers at once", param="n")
+        ids = [id, *(f"{id}-{at}" for at in range(1, count))]
+        return [Ask(one, partial(command, one, at)) for at, one in enumerate(ids)]
 
     def clamped(self, said: Mapping[str, Any], prompt_tokens: int | None) -> dict[str, str]:
         """A header that tells how many tokens are left when fewer than asked for."""
