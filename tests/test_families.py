@@ -119,6 +119,14 @@ def test_baichuan2_puts_no_space_before_a_text(tmp_path: Path) -> None:
         assert keys.get(key, (7, None))[1] is wanted
 
 
+def test_stablelm_by_its_older_keys(tmp_path: Path) -> None:
+    older = {"architectures": ["StableLMEpochForCausalLM"], "rope_pct": 0.5, "norm_eps": 1e-3}
+    folder = tiny(tmp_path / "model", "stablelm", **older)
+    keys = Gguf(convert(folder, tmp_path / "out.gguf").path).keys
+    assert keys["stablelm.rope.dimension_count"][1] == 8
+    assert keys["stablelm.attention.layer_norm_epsilon"][1] == np.float32(1e-3)
+
+
 def test_glm_says_what_its_config_says(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "glm")
     keys = Gguf(convert(folder, tmp_path / "out.gguf").path).keys

@@ -33,5 +33,5 @@ def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
     """As config.json says: llama.cpp's converter looks for ChatGLM's older keys and finds none."""
     yield from decoder.shape(config)
     yield "attention.layer_norm_rms_epsilon", "float32", config.number("rms_norm_eps")
-    yield glm4.rotated(config)
+    yield glm4.rope_dimensions(config)
     yield "rope.freq_base", "float32", config.number("rope_theta")

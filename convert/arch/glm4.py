@@ -47,9 +47,9 @@ def rows(config: Config) -> Sequence[Row]:
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
     yield from decoder.metadata(config)
-    yield rotated(config)
+    yield rope_dimensions(config)
 
 
-def rotated(config: Config) -> tuple[str, str, Any]:
+def rope_dimensions(config: Config) -> tuple[str, str, Any]:
     part = config.number("partial_rotary_factor")
     return "rope.dimension_count", "uint32", int(config.head_dim * part)

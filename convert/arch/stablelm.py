@@ -65,9 +65,11 @@ def head_norms() -> list[Row]:
 
 
 def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
+    """Files from before transformers knew the family have two keys under other names."""
     yield from decoder.shape(config)
-    part = config.number("partial_rotary_factor")
+    part = config.number("rope_pct" if "rope_pct" in config else "partial_rotary_factor")
     yield "rope.dimension_count", "uint32", int(part * config.head_dim)
+    epsilon = config.number("norm_eps" if "norm_eps" in config else "layer_norm_eps")
     yield "use_parallel_residual", "bool", config.flag("use_parallel_residual")
-    yield "attention.layer_norm_epsilon", "float32", config.number("layer_norm_eps")
+    yield "attention.layer_norm_epsilon", "float32", epsilon
     yield from decoder.unusual_rope(config)
