@@ -572,6 +572,17 @@ def test_a_second_process_waits_and_uses_what_the_first_made(
     assert Path(out.strip()) == made.path and "converting" not in err
 
 
+def test_a_download_is_waited_for_too(fake: FakeHub, ready: bytes) -> None:
+    fake.add(REPO, {"m-Q4_K_M.gguf": ready})
+    with store.turn("ms", REPO, None, lambda: None):
+        child = another("pull", REPO)
+        assert waits(child)
+        path = put(store.target("ms", REPO, "first.gguf"), ready)
+        store.save(store.Record("ms", REPO, "Q4_K_M", str(path)))
+    out, _ = child.communicate(timeout=60)
+    assert Path(out.strip()) == path and not fake.state.asked("FilePath")
+
+
 def test_the_next_one_works_when_the_first_dies(fake: FakeHub, checkpoint: Path) -> None:
     with store.turn("local", str(checkpoint.resolve()), None, lambda: None):
         child = another("pull", checkpoint)

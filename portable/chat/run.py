@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from portable import gguf
 from portable.chat.answer import Answerer
 from portable.chat.ask import Ask, figures
 from portable.chat.commands import Reader
@@ -75,7 +76,7 @@ def _with_model(
         info = service.info
         if not options.quiet:
             say(
-                f"{config.model.stem}: {info.placement} ({service.offload_reason}),"
+                f"{gguf.stem(config.model)}: {info.placement} ({service.offload_reason}),"
                 f" context {info.context} tokens, loaded in {info.load_seconds:.1f} s"
             )
         params = options.params(info) if callable(options.params) else options.params
