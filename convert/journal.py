@@ -56,8 +56,10 @@ class Journal:
             raise disk_error(error, f"{self.path} cannot be written") from error
 
     def remove(self) -> None:
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        """Durably: a journal that came back would speak of bytes that are not there."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+            sync_folder(self.path.parent)
 
 
 def _sha256(text: str) -> str:

@@ -41,6 +41,8 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
     partial, journal_name = (output.with_name(name) for name in writer.kept_names(output))
     journal = Journal(journal_name, _fingerprint(plan))
     if not (partial.exists() and partial.stat().st_size == plan.size and journal.load()):
+        # First the journal: it must never speak of another file than the one it was written for.
+        journal.remove()
         partial.unlink(missing_ok=True)
     writer.check_space(output, plan.size - _stored(partial))
     with writer.KeptFile(output, plan.size) as file:

@@ -18,7 +18,7 @@ from checkpoints import tiny
 from hubs import FakeHub, environment, serving
 
 import convert
-from convert import Converted, Options
+from convert import Converted, Options, writer
 from portable import hub
 from portable.errors import CheckpointError, DiskError, NetworkError, UsageError
 from portable.obtain import Wish, fetch_checkpoint, obtain
@@ -333,6 +333,46 @@ CHANGES: dict[str, Callable[[FakeHub, Path, Path], str | None]] = {
     "journal": flipped("journal"),
     "partial": flipped("partial"),
 }
+
+
+def test_a_journal_never_speaks_of_another_file(
+    fake: FakeHub, medium: Path, good: bytes, tmp_path: Path
+) -> None:
+    """The half file goes, and the next run is killed before it knows more than the journal."""
+    fake.add(REPO, files(medium))
+    output, first, second = tmp_path / "x.gguf", shards(fake)[0], shards(fake)[1]
+    ready, gone = [("none",)] * 2, [("status", 503)] * 20
+    fake.fault(second, *ready, ("cut", 6_000_000), *gone)
+    with pytest.raises(NetworkError):
+        stream(output)
+    (tmp_path / ".x.gguf.streamed.partial").unlink()
+    fake.fault(first, *ready, *gone)
+    fake.fault(second)
+    with pytest.raises(NetworkError):
+        stream(output)
+    fake.fault(first)
+    assert stream(output).path.read_bytes() == good
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    fake: FakeHub, medium: Path, good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add(REPO, files(medium))
+    write, room = writer.KeptFile.write_at, len(good) // 2
+
+    def full(file: writer.KeptFile, offset: int, data: memoryview) -> None:
+        if file.written + data.nbytes > room:
+            with file.reported():
+                raise OSError(28, "No space left on device")
+        write(file, offset, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.KeptFile, "write_at", full)
+        with pytest.raises(DiskError, match="disk full"):
+            stream(tmp_path / "x.gguf")
+    fake.state.sent.clear()
+    assert stream(tmp_path / "x.gguf").path.read_bytes() == good
+    assert len(fake.state.sent[shards(fake)[0]]) == 2  # its header
 
 
 def test_a_conversion_of_a_folder_removes_what_a_streamed_one_left(
