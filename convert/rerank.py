@@ -26,9 +26,10 @@ def is_reranker(checkpoint: Checkpoint, name: str) -> bool:
 
 def answers(checkpoint: Checkpoint) -> dict[str, Any]:
     """`yes_token_id` and `no_token_id`, for config.json."""
-    vocab = Tokenizer(checkpoint).whole_vocab()
+    vocab, size = Tokenizer(checkpoint).whole_vocab(), checkpoint.config.get("vocab_size")
     for answer in ANSWERS:
-        if answer not in vocab:
+        number = vocab.get(answer)
+        if type(number) is not int or type(size) is not int or not 0 <= number < size:
             raise CheckpointError(
                 f"a reranker answers yes or no, but its tokenizer has no token {answer!r}",
                 hint="download the tokenizer files again",

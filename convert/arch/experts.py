@@ -83,6 +83,6 @@ def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
             yield target, "uint32", config.count(key, limit=experts)
     if "scoring_func" in config:
         gating = config.get("scoring_func")
-        if gating not in GATING:
+        if not isinstance(gating, str) or gating not in GATING:
             raise config.bad("scoring_func", " or ".join(GATING))
         yield "expert_gating_func", "uint32", GATING[gating]

@@ -78,7 +78,8 @@ def common_sizes(config: Config) -> dict[str, int]:
 def standard(config: Config) -> Config:
     """The same under the names that other encoders use."""
     positions = config.get("n_positions")
-    if positions not in TRAINED_POSITIONS or config.get("max_trained_positions") != 2048:
+    known = type(positions) is int and positions in TRAINED_POSITIONS
+    if not known or config.get("max_trained_positions") != 2048:
         raise UnsupportedModel(
             f"config.json: n_positions is {positions!r:.40}",
             hint=f"llama.cpp's converter knows {', '.join(map(str, TRAINED_POSITIONS))} only",
