@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 from checkpoints import minilm, smollm2, tiny
 from ggufs import Gguf
+from tiny_experts import EXPERTS
 from tiny_families import TINY
 from tiny_spm import STYLES
 from tiny_tokenizers import LLAMA3_SPLIT, PROBE, QWEN_SPLIT
@@ -57,7 +58,7 @@ WITH_TOKENIZER_JSON = [
     family
     for family, decoder in TINY.items()
     if decoder.splitter not in STYLES or STYLES[decoder.splitter].tokenizer_json
-]
+] + list(EXPERTS)
 
 
 @pytest.mark.parametrize("spm", [True, False], ids=["model", "json"])

@@ -155,6 +155,8 @@ def byte_level(folder: Path, splitter: str) -> int:
     """Special tokens first; the embedding has rows to spare."""
     alphabet = byte_alphabet()
     merges = _merges(alphabet) + (YES_NO if splitter == "qwen2-yes-no" else [])
+    if splitter == "deepseek-llm":
+        merges.remove("1 2")  # it never sees two digits together
     special = SPECIAL.get(splitter, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     ordered = [*special, *sorted(alphabet), *(m.replace(" ", "") for m in merges)]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(ordered))}
