@@ -239,3 +239,36 @@ def test_damaged_files_get_a_verdict(folder: Path, made: Path) -> None:
             data[rng.randrange(8, len(data))] ^= 1 << rng.randrange(8)
         made.write_bytes(bytes(data))
         assert verify(made, folder).failed
+
+
+def test_added_tokens_without_tokenizer_model_are_matched_as_the_file_flags_them(
+    tmp_path: Path,
+) -> None:
+    folder = tiny(tmp_path / "model", "mistral")
+    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    pieces = [t for t in data["model"]["vocab"] if len(t) > 1 and t.isalpha()][-2:]
+    for piece, special in zip(pieces, (True, False), strict=True):  # ids that are taken already
+        number = data["model"]["vocab"].pop(piece)
+        data["model"]["vocab"][f"[{piece}{piece}]"] = number
+        entry = {"id": number, "content": f"[{piece}{piece}]", **flags, "special": special}
+        data["added_tokens"].append(entry)
+    data["model"]["merges"] = [
+        m for m in data["model"]["merges"] if m.replace(" ", "") not in pieces
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    verdict = verify(convert(folder, tmp_path / "out.gguf").path, folder)
+    assert statuses(verdict)["tokens"] == "PASS", detail(verdict, "tokens")
+
+
+def test_a_space_before_the_first_word_only_is_beyond_llama_cpp(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "mistral")
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text("utf-8")) | {"normalizer": None}
+    data["pre_tokenizer"] = {
+        "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False,
+    }  # fmt: skip
+    path.write_text(json.dumps(data), "utf-8")
+    verdict = verify(convert(folder, tmp_path / "out.gguf").path, folder)
+    assert statuses(verdict)["tokens"] == "NOTE"
+    assert "only before the first word" in detail(verdict, "tokens")

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convert.checkpoint import Checkpoint
-from convert.vocab.tokenizer_json import Tokenizer
+from convert.vocab.tokenizer_json import Tokenizer, flattened
 from convert.vocab.tokens import trusting_nothing
 
 PROBE = Path(__file__).with_name("probe.json")
 # Of the control tokens, the first and the last: vocabularies may hold a thousand.
 CONTROL_TOKENS = 24
+FIRST_ONLY = (
+    "llama.cpp puts a space before every text and after every control token, "
+    "the tokenizer only before the first word"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class Sample:
 
 
 class Reference:
-    """The tokenizer of a checkpoint folder. Raises CheckpointError."""
+    """The tokenizer of a checkpoint folder. Raises CheckpointError.
+
+    `limit` says what of it llama.cpp cannot do; prompts may then be split otherwise.
+    """
 
     def __init__(self, folder: Path) -> None:
         with trusting_nothing():
@@ -40,7 +47,10 @@ class Reference:
             self._native = self._tokenizer.native
             self._native.no_padding()
             self._native.no_truncation()
-            self.samples = [*_from_file(), *self._control(), *self._framed()]
+            pre_tokenizer = self._tokenizer.json.get("pre_tokenizer")
+            first = any(step.get("prepend_scheme") == "first" for step in flattened(pre_tokenizer))
+            self.limit = FIRST_ONLY if first else ""
+            self.samples = [*self._from_file(), *self._control(), *self._framed()]
 
     def ids(self, sample: Sample) -> list[int]:
         return list(self._native.encode(sample.text, add_special_tokens=sample.framed).ids)
@@ -54,7 +64,7 @@ class Reference:
         half = CONTROL_TOKENS // 2
         for text in dict.fromkeys(texts[:half] + texts[-half:]):
             rare = "▁" in text or text == self._tokenizer.named.get("mask")
-            yield Sample(f"a{text}b{text}{text}中", core=not rare)
+            yield Sample(f"a{text}b{text}{text}中", core=not (rare or self.limit))
             yield Sample(f"one {text} two\n{text}\n", core=False)
 
     def _framed(self) -> Iterator[Sample]:
@@ -66,7 +76,8 @@ class Reference:
         yield Sample(text, simple, framed=True)
         yield Sample("你好，世界。", simple, framed=True)
 
-
-def _from_file() -> Iterator[Sample]:
-    for part, texts in json.loads(PROBE.read_text(encoding="utf-8")).items():
-        yield from (Sample(text, part == "core") for text in texts)
+    def _from_file(self) -> Iterator[Sample]:
+        for part, texts in json.loads(PROBE.read_text(encoding="utf-8")).items():
+            for text in texts:
+                limited = self.limit and text.startswith(" ")
+                yield Sample(text, part == "core" and not limited)

@@ -65,14 +65,14 @@ def read_tokenizer_json(tokenizer: Tokenizer, size: int) -> Vocab:
     the tokenizer; docs/CONVERT.md names this as one of the differences.
     """
     by_id, found = reversed_vocab(tokenizer.whole_vocab(), size), tokenizer.json
-    special = tokenizer.special_texts()
     scores = merge_scores(tokenizer)
     vocab = Vocab("llama", "default", [], [], [])
     for number in range(size):
         text = by_id.get(number)
         vocab.tokens.append((f"[PAD{number}]" if text is None else text).encode("utf-8"))
-        vocab.types.append(_type(text, tokenizer.vocab, special))
+        vocab.types.append(_type(text))
         vocab.scores.append(scores.get(text or "", -1000.0))
+    put_added(vocab, tokenizer)
     vocab.keys = Special(tokenizer.checkpoint, size).keys()
     steps = [*flattened(found.get("normalizer")), *flattened(found.get("pre_tokenizer"))]
     if not any(map(prepends, steps)):
@@ -102,14 +102,11 @@ def merge_scores(tokenizer: Tokenizer) -> dict[str, float]:
     return scores
 
 
-def _type(text: str | None, vocab: dict[str, int], special: set[str]) -> int:
+def _type(text: str | None) -> int:
+    """Of a piece; added tokens are put over them."""
     if text is None:
         return UNUSED
-    if text in vocab and BYTE_TOKEN.fullmatch(text.encode("utf-8")):
-        return BYTE
-    if text in special:
-        return CONTROL
-    return NORMAL if text in vocab else USER_DEFINED
+    return BYTE if BYTE_TOKEN.fullmatch(text.encode("utf-8")) else NORMAL
 
 
 def _put_entry(vocab: Vocab, number: Any, entry: dict[str, Any], by_flag: bool) -> None:

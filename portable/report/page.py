@@ -123,7 +123,8 @@ def _evaluation(found: Evaluation | None) -> Iterator[str]:
             ("maximum 最大", f"{other.maximum:.4g}"),
             ("same likeliest token 首选相同", f"{100 * other.same_top.value:.2f} %"),
         ]
-    yield from ("<table>", *(f"<tr><td>{a}<td>{b}</tr>" for a, b in rows), "</table>")
+    cells = "".join(f"<tr><td>{name}<td>{value}</tr>" for name, value in rows)
+    yield f'<div class="scroll"><table>{cells}</table></div>'
     if found.skipped:
         yield f'<p class="dim">{escape(found.skipped)}</p>'
 

@@ -23,7 +23,7 @@ from portable.engine.trial import (
 )
 from portable.errors import CheckpointError, ModelFileError
 from portable.progress import Report, silent, size
-from portable.verify.check import Check, Verdict
+from portable.verify.check import Check, Status, Verdict
 from portable.verify.child import started
 
 GENERATE = 8
@@ -139,7 +139,8 @@ def _tokens(reference: Reference, ids: list[list[int]]) -> Check:
     detail = f"{len(wrong)} of {total} texts split otherwise than by tokenizer.json"
     if wrong[0].core:
         return Check("tokens", "FAIL", f"{detail}, one is {wrong[0].text!r}")
-    return Check("tokens", "NOTE", f"{detail}, none of them common: rare scripts and characters")
+    why = reference.limit or "none of them common: rare scripts and characters"
+    return Check("tokens", "NOTE", f"{detail}: {why}")
 
 
 def _template(found: Prompts, reference: Reference | None) -> Check:
@@ -147,7 +148,9 @@ def _template(found: Prompts, reference: Reference | None) -> Check:
     if not found.prompts:
         return Check(name, "SKIP", "the model has none: it was not trained to chat")
     if reference and any(reference.ids(Sample(text)) != ids for text, ids in found.prompts):
-        return Check(name, "FAIL", "its prompts are split otherwise than by tokenizer.json")
+        status: Status = "NOTE" if reference.limit else "FAIL"
+        detail = "its prompts are split otherwise than by tokenizer.json"
+        return Check(name, status, f"{detail}: {reference.limit}" if reference.limit else detail)
     if found.refused:
         return Check(name, "NOTE", f"renders, but not with a system prompt: {found.refused}")
     return Check(name, "PASS", "renders conversations of system, user and assistant")
