@@ -93,11 +93,15 @@ def test_what_is_no_adapter_is_refused(made: tuple[Path, Path, Path], tmp_path: 
         logits(base, base)
 
 
-def written(path: Path, arch: str, name: str, a: tuple[int, ...], b: tuple[int, ...]) -> Path:
+def written(
+    path: Path, arch: str, name: str, a: tuple[int, ...], b: tuple[int, ...], **keys: list[int]
+) -> Path:
     writer = gguf.GGUFWriter(path, arch)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 8)
+    for key, value in keys.items():
+        writer.add_array(key, value)
     writer.add_tensor(f"{name}.lora_a", np.zeros(a, np.float32))
     writer.add_tensor(f"{name}.lora_b", np.zeros(b, np.float32))
     writer.write_header_to_file()
@@ -128,6 +132,17 @@ def test_shapes_that_llama_cpp_would_abort_on(
     path = written(tmp_path / "bad.gguf", "qwen2", name, a, b)
     with pytest.raises(error, match=r"bad\.gguf"):
         logits(made[0], path)
+
+
+def test_what_works_from_a_token_on_is_refused(
+    made: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    shapes = ("blk.0.attn_q.weight", (8, 64), (64, 8))
+    plain = written(tmp_path / "plain.gguf", "qwen2", *shapes)
+    assert np.array_equal(logits(made[0], plain), logits(made[0]))  # zeros add nothing
+    keys = {"adapter.alora.invocation_tokens": [1, 2]}
+    with pytest.raises(UnsupportedModel, match="aLoRA"):
+        logits(made[0], written(tmp_path / "alora.gguf", "qwen2", *shapes, **keys))
 
 
 def test_the_server_runs_it_and_says_so(made: tuple[Path, Path, Path]) -> None:
