@@ -11,6 +11,8 @@ import pytest
 from checkpoints import tiny
 from ggufs import Gguf, Tensor
 from safetensors.numpy import load_file, save_file
+from tiny_encoders import ENCODERS
+from tiny_experts import EXPERTS
 from tiny_families import LONGROPE, TINY
 from tiny_shapes import tiny_config
 
@@ -138,7 +140,7 @@ def test_glm_says_what_its_config_says(tmp_path: Path) -> None:
 WRONG = [None, True, "x", -1, 0, 1, 1.5, 1e300, 10**400, float("nan"), [], ["x"], {}, {"type": []}]
 
 
-@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("family", [*sorted(TINY), *EXPERTS, *ENCODERS])
 def test_a_config_that_lies_ends_in_an_error_of_ours(family: str) -> None:
     plain = tiny_config(family, 300) | {"rope_scaling": {**LONGROPE, "factor": 2.0}}
     lies = [{**plain, key: value} for key in plain for value in WRONG]

@@ -53,3 +53,11 @@ def test_answers_must_be_tokens(number: Any, tmp_path: Path) -> None:
     edit_json(folder / "tokenizer.json", change)
     with pytest.raises(CheckpointError, match="no token 'yes'"):
         tensors(folder)
+
+
+def test_an_embedding_model_needs_no_output_matrix(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "qwen3_embedding", tie_word_embeddings=False, head=False)
+    assert tensors(folder) == {"token_embd.weight", "output_norm.weight"}
+    (folder / "modules.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is missing"):
+        tensors(folder)
