@@ -67,6 +67,11 @@ def prompts() -> Path:
     return (home() if given else platformdirs.user_cache_path("portable", False)) / "prompts"
 
 
+def conversation(model: str) -> Path:
+    """Where the last conversation with this model is kept."""
+    return home() / "chats" / f"{safe(model)}.json"
+
+
 def safe(text: str) -> str:
     """`text` as one file name on every system; different texts stay different names."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip(".-")[:100] or "model"
@@ -129,11 +134,12 @@ def save(record: Record) -> Path:
     return path
 
 
-def write(path: Path, text: str) -> None:
-    """All of `text`, durably, or the file as it was."""
+def write(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """All of `text`, durably, or the file as it was. `mode` is a new file's, less the umask."""
     half = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
-        with half.open("x", encoding="utf-8") as file:
+        half.touch(mode, exist_ok=False)
+        with half.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

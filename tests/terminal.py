@@ -26,10 +26,14 @@ def main(asked: dict[str, Any]) -> int:
     from portable.errors import PortableError
 
     # One thread waits for no other: two on a busy machine can be a hundred times slower.
-    config = EngineConfig(smollm2(), **{"threads": 1, **asked.pop("config", {})})
+    given = asked.pop("config", {})
+    if folder := given.get("prompt_cache"):
+        given["prompt_cache"] = Path(folder)
+    config = EngineConfig(smollm2(), **{"threads": 1, **given})
     params = SamplingParams(**{"temperature": 0.0, **asked.pop("params", {})})
-    if result_path := asked.pop("result_path", None):
-        asked["result_path"] = Path(result_path)
+    for name in ("result_path", "keep"):
+        if path := asked.pop(name, None):
+            asked[name] = Path(path)
     try:
         options = ChatOptions(params=params, **asked)
         return run(config, options, lambda line: print(line, file=sys.stderr))

@@ -12,6 +12,7 @@ import pytest
 
 from portable.chat.ask import Answer, Show, ask_within, figures
 from portable.chat.commands import Reader
+from portable.chat.kept import Kept
 from portable.chat.record import Record
 from portable.chat.session import Conversation, Turn
 from portable.chat.talk import BANNER, RULE, Interrupted, Talk
@@ -19,7 +20,7 @@ from portable.engine.sequence import Usage
 from portable.engine.template import Message
 from portable.errors import ContextLengthExceeded, DiskError, EngineError, UsageError
 
-USAGE = Usage(30, 10, 5, 0.1, 0.4, 0.5)
+USAGE = Usage(30, 10, 5, queue_seconds=0.1, prompt_seconds=0.4, decode_seconds=0.5)
 
 
 @dataclass
@@ -72,6 +73,7 @@ def talk(*lines: Any, model: FakeModel | None = None, **options: Any) -> tuple[T
     screen = FakeScreen(list(lines))
     record = Record(options.pop("path", None))
     conversation = Conversation(options.pop("system", None))
+    conversation.turns += options.pop("turns", [])
     reader = Reader(options.pop("bare_commands", True))
     session = Talk(conversation, model or FakeModel(), screen, record, reader, **options)
     return session, screen
@@ -264,6 +266,64 @@ def test_a_full_disk_is_told_and_the_turn_stays() -> None:
     assert [turn.answer for turn in session.conversation.turns] == ["A"]
     with pytest.raises(DiskError):
         Record(Path("/dev/full")).append("", [])
+
+
+def test_a_conversation_is_kept_after_each_turn_and_is_as_it_was(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "chats" / "model.json")
+    assert kept.load() is None
+    model = FakeModel(answer=lambda text: Answer(text, stopped=text == "你"))
+    session, _ = talk("a", "tool:b", "你", model=model, system="S", kept=kept)
+    session.run()
+    assert kept.load() == session.conversation
+    assert len(session.conversation.turns) == 3 and session.conversation.turns[2].stopped
+    (file,) = (tmp_path / "chats").iterdir()
+    assert file.stat().st_mode & 0o077 == file.parent.stat().st_mode & 0o077 == 0
+    session, _ = talk("/undo", turns=session.conversation.turns, kept=kept)
+    session.run()
+    assert [turn.text for turn in (kept.load() or Conversation()).turns] == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", ["clear", "/clear", "/system S", "/undo"])
+def test_what_is_cleared_is_forgotten_on_disk_too(tmp_path: Path, line: str) -> None:
+    kept = Kept(tmp_path / "model.json")
+    session, _ = talk("a", line, kept=kept)
+    session.run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_without_an_answer_costs_no_kept_conversation(tmp_path: Path) -> None:
+    def fail(text: str) -> Answer:
+        raise EngineError("it broke")
+
+    kept = Kept(tmp_path / "model.json")
+    kept.save(before := Conversation("S", [Turn("user", "a", "A")]))
+    session, _ = talk("b", model=FakeModel(answer=fail), kept=kept)
+    session.run()
+    assert kept.load() == before
+
+
+def test_who_comes_back_sees_what_was_said_last() -> None:
+    turns = [Turn("user", "a", "A"), Turn("user", "b", "B")]
+    session, screen = talk("c", turns=turns)
+    session.run()
+    assert screen.told[len(BANNER) :] == ["Going on after 2 turns. The last one:", "> b", "B", RULE]
+    assert len(session.conversation.turns) == 3
+
+
+def test_a_disk_that_keeps_nothing_is_told_once_and_the_chat_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    session, screen = talk("a", "b", kept=Kept(tmp_path / "file" / "model.json"))
+    session.run()
+    told = [line for line in screen.told if line.startswith("error: ")]
+    assert len(told) == 1 and "no longer kept" in told[0]
+    assert [turn.answer for turn in session.conversation.turns] == ["A", "B"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"turns": [{"role": 1}]}', "\xff"])
+def test_a_damaged_conversation_is_one_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text, "latin-1")
+    with pytest.raises(UsageError, match=r"model.json is not a conversation"):
+        Kept(tmp_path / "model.json").load()
 
 
 def test_figures_name_what_was_computed() -> None:

@@ -133,6 +133,33 @@ def test_a_session(start: Start, term: str, tmp_path: Path) -> None:
     assert turns[2][0] == {"role": "system", "content": "You are a cat."}
 
 
+def test_a_conversation_goes_on_another_day(start: Start, tmp_path: Path) -> None:
+    system = "".join(f"Rule {i}: name fruit number {i} first. " for i in range(40))
+    kept = {
+        "keep": str(tmp_path / "chats" / "model.json"),
+        "config": {"prompt_cache": str(tmp_path / "prompts")},
+        "params": {"max_tokens": 12},
+    }
+    first = start(system=system, **kept)
+    first.say(FRUITS, RULE)
+    first.wait("<<< ")
+    first.child.sendline("exit")
+    assert first.end() == 0
+    again = start(resume=True, **kept)
+    assert "Going on after 1 turn. The last one:\r\n> " + FRUITS + "\r\n" in again.raw
+    again.say("And now three trees.", RULE)
+    again.child.expect(r"prompt (\d+) tokens \((\d+) cached\)")
+    read, cached = map(int, again.child.match.groups())
+    assert cached > 400 and read - cached < 60, "only what is new was read"
+    again.wait("<<< ")
+    again.say("/clear")
+    again.child.sendline("exit")
+    assert again.end() == 0
+    assert not (tmp_path / "chats" / "model.json").exists()
+    new = start(resume=True, **kept)
+    assert "There is no conversation with this model to go on with" in new.raw
+
+
 def test_a_dumb_terminal_gets_no_escape_sequence(start: Start) -> None:
     chat = start("dumb")
     chat.say(FRUITS, RULE)
@@ -252,6 +279,21 @@ def test_stdin_comes_before_the_prompt_and_figures_go_to_stderr(tmp_path: Path) 
     line = json.loads(result.read_text("utf-8"))
     assert line["messages"][1]["content"] == "text\nfrom a file\n\n你好"
     assert done.stdout == line["response"] + "\n"
+
+
+def test_a_single_question_can_go_on_too(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    asked = {"keep": str(file), "params": {"max_tokens": 3}}
+    assert pipe({**asked, "prompt": FRUITS}, "", tmp_path).returncode == 0
+    assert not file.exists(), "a single answer is nobody's conversation"
+    for count in (1, 2):
+        done = pipe({**asked, "prompt": FRUITS, "resume": True}, "", tmp_path)
+        assert done.returncode == 0
+        assert len(json.loads(file.read_text("utf-8"))["turns"]) == count
+    file.write_text("{")
+    broken = pipe({**asked, "prompt": FRUITS, "resume": True}, "", tmp_path)
+    assert (broken.returncode, broken.stdout) == (2, "")
+    assert len(broken.stderr.splitlines()) == 1 and "is not a conversation" in broken.stderr
 
 
 def test_an_empty_stdin_asks_nothing(tmp_path: Path) -> None:

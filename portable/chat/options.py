@@ -19,7 +19,8 @@ class ChatOptions:
     None is yes, and no with `quiet`. `prompt` asks for a single answer.
     `bare_commands` False lets `clear`, `exit` and the like be sent as messages. `thinking` is
     given to the template as `enable_thinking`; None leaves it to the template. `quiet` leaves out
-    the bar while loading and the line on what runs where.
+    the bar while loading and the line on what runs where. The conversation is kept in the file
+    `keep`; `resume` goes on with the one that is there. A single answer is kept only then.
     """
 
     system: str | None = None
@@ -33,6 +34,8 @@ class ChatOptions:
     bare_commands: bool = True
     thinking: bool | None = None
     quiet: bool = False
+    keep: Path | None = None
+    resume: bool = False
 
     @property
     def shows_stats(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from portable import gguf
 from portable.chat.answer import Answerer
-from portable.chat.ask import Ask, figures
+from portable.chat.ask import Ask, ask_within, figures
 from portable.chat.commands import Reader
 from portable.chat.interrupt import on_interrupt
+from portable.chat.kept import Kept
 from portable.chat.options import ChatOptions
 from portable.chat.record import Record
 from portable.chat.session import Conversation, Turn
@@ -41,18 +42,32 @@ def run(config: EngineConfig, options: ChatOptions, say: Say) -> int:
     tolerate_any_text()
     try:
         record = Record(options.result_path)
+        begun = _begun(options, say)
         if options.prompt is None and is_terminal(sys.stdin):
-            return _with_model(config, options, say, lambda ask: _talk(ask, options, record))
+            return _with_model(config, options, say, lambda ask: _talk(ask, options, record, begun))
         prompt = _prompt(options.prompt)
         if not prompt.strip():
             say("There was nothing to ask: stdin is empty and no prompt was given.")
             return 0
-        return _with_model(config, options, say, lambda ask: _once(ask, options, record, prompt))
+        begun.turns.append(Turn("user", prompt))
+        return _with_model(config, options, say, lambda ask: _once(ask, options, record, begun))
     except BrokenPipeError:
         give_up_stdout()
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _begun(options: ChatOptions, say: Say) -> Conversation:
+    """The conversation to go on with, or a new one; a system prompt that is given counts."""
+    kept = Kept(options.keep).load() if options.resume else None
+    if options.resume and kept is None:
+        say("There is no conversation with this model to go on with: this is a new one.")
+    begun = kept or Conversation()
+    begun.settle()
+    if options.system is not None:
+        begun.system = options.system
+    return begun
 
 
 def _prompt(given: str | None) -> str:
@@ -106,28 +121,31 @@ def _load(config: EngineConfig, streams: Streams, *, quiet: bool) -> Service:
     return service
 
 
-def _talk(ask: Ask, options: ChatOptions, record: Record) -> int:
+def _talk(ask: Ask, options: ChatOptions, record: Record, begun: Conversation) -> int:
     return Talk(
-        Conversation(options.system),
+        begun,
         ask,
         Terminal(),
         record,
         Reader(options.bare_commands),
+        Kept(options.keep),
         stream=options.stream,
         stats=options.shows_stats,
     ).run()
 
 
-def _once(ask: Ask, options: ChatOptions, record: Record, prompt: str) -> int:
-    conversation = Conversation(options.system, [Turn("user", prompt)])
-    answer = ask(conversation.messages(), write if options.stream else _nowhere)
+def _once(ask: Ask, options: ChatOptions, record: Record, conversation: Conversation) -> int:
+    answer, _ = ask_within(conversation, ask, write if options.stream else _nowhere)
     ending = "" if answer.text.endswith("\n") else "\n"
     write(ending if options.stream else answer.text + ending)
     if answer.cut:
         whisper(f"The answer is cut: {answer.cut}.")
     if options.shows_stats and answer.usage:
         whisper(figures(answer.usage, answer.context))
-    conversation.turns[0].answer = answer.text
+    newest = conversation.turns[-1]
+    newest.answer, newest.stopped = answer.text, answer.stopped
+    if options.resume and answer.text:
+        Kept(options.keep).save(conversation)
     record.append(answer.text, conversation.messages(), stopped=answer.stopped)
     return 130 if answer.stopped else 0
 

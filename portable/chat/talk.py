@@ -18,9 +18,10 @@ from portable.chat.commands import (
     Tell,
     Undo,
 )
+from portable.chat.kept import Kept
 from portable.chat.record import Record
 from portable.chat.session import Conversation, Turn
-from portable.errors import PortableError
+from portable.errors import DiskError, PortableError
 
 BANNER = (
     "Input `exit` or `quit` to exit the conversation.",
@@ -64,13 +65,14 @@ class Talk:
     screen: Screen
     record: Record
     reader: Reader = field(default_factory=Reader)
+    kept: Kept = field(default_factory=lambda: Kept(None))
     stream: bool = True
     stats: bool = True
     _interrupts: int = 0
 
     def run(self) -> int:
         """Talk until the user leaves: 0, or 130 by Ctrl-C twice at an empty prompt."""
-        for line in BANNER:
+        for line in (*BANNER, *recap(self.conversation)):
             self.screen.tell(line)
         while True:
             try:
@@ -112,18 +114,22 @@ class Talk:
                 self.stats = on
             case Clear():
                 self.conversation.clear()
+                self._remember()
             case SetSystem():
                 self._set_system(action)
 
     def _set_system(self, action: SetSystem) -> None:
         self.conversation.system = action.text
         self.conversation.clear()
+        self._remember()
         if action.told:
             self.screen.tell("The system prompt is set; the history is cleared.")
 
     def _undo(self) -> None:
         if self.conversation.take_back() is None:
             self.screen.tell("There is nothing to take back.")
+        else:
+            self._remember()
 
     def _retry(self) -> None:
         last = self.conversation.take_back()
@@ -168,13 +174,31 @@ class Talk:
         if self.stats and answer.text and answer.usage:
             self.screen.whisper(figures(answer.usage, answer.context))
 
+    def _remember(self) -> None:
+        """Keep the conversation for another day; a disk that refuses is told once."""
+        try:
+            self.kept.save(self.conversation)
+        except DiskError as error:
+            self.kept = Kept(None)
+            self.screen.tell(f"error: {error}. This conversation is no longer kept.")
+
     def _keep(self, turn: Turn, answer: Answer) -> bool:
         if answer.stopped and not answer.text:
             return False
         turn.answer, turn.stopped = answer.text, answer.stopped
+        self._remember()
         messages = self.conversation.messages()
         self.record.append(answer.text, messages, stopped=answer.stopped)
         return True
+
+
+def recap(conversation: Conversation) -> list[str]:
+    """What was said last, for somebody who comes back."""
+    if not conversation.turns:
+        return []
+    count, last = len(conversation.turns), conversation.turns[-1]
+    turns = "1 turn" if count == 1 else f"{count} turns"
+    return [f"Going on after {turns}. The last one:", f"> {last.text}", last.answer or "", RULE]
 
 
 class _Started:

@@ -47,7 +47,9 @@ class Terminal:
         write(text)
 
     def tell(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # What is told again of an earlier conversation is a model's, too.
+        shown = line.translate(_HARMLESS) if sys.stderr.isatty() else line
+        print(shown, file=sys.stderr, flush=True)
 
     def whisper(self, line: str) -> None:
         whisper(line)

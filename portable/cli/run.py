@@ -43,13 +43,20 @@ def chat(
     ] = None,
     bare_commands: Annotated[bool, typer.Option(help="exit, clear … without a slash.")] = True,
     thinking: Annotated[bool | None, typer.Option(help="Let a model that can think do so.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--continue", help="Go on with the last conversation with this model.")
+    ] = False,
 ) -> int:
     """Talk to a model in the terminal."""
     from portable import chat as terminal
+    from portable import store
     from portable.engine.sequence import layered
 
     streaming = boolean("--stream", stream)
     found = obtained(source)
+    config = engine(found, running, slots=1)
+    # Who wants no prompts on disk wants no conversation there, unless asking for it.
+    keeps = resume or config.prompt_cache is not None
     options = terminal.ChatOptions(
         system=system,
         params=lambda info: layered(found.sampling, info.sampling, sampling.said),
@@ -60,8 +67,10 @@ def chat(
         bare_commands=bare_commands,
         thinking=thinking,
         quiet=source.quiet,
+        keep=store.conversation(found.full_id or str(found.path.absolute())) if keeps else None,
+        resume=resume,
     )
-    return terminal.run(engine(found, running, slots=1), options, say)
+    return terminal.run(config, options, say)
 
 
 @app.command()
