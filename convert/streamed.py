@@ -50,6 +50,7 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
         run.write_here([piece for piece in every if is_here(piece)])
         for source, pieces in files[journal.files :]:
             run.twice(source, pieces)
+        plan.checkpoint.check_unchanged()
         progress(Progress("save", run.total, run.total, ""))
         front = plan.front
         digest = file.sha256(len(front)).encode()
@@ -150,6 +151,8 @@ def _spans(pieces: Sequence[Piece]) -> Iterator[Span]:
 
 @dataclass
 class _Run:
+    """What is written into `file`, and how far: `journal` says it for good."""
+
     plan: FilePlan
     files: Sequence[tuple[RemoteFile, list[Piece]]]
     file: writer.KeptFile

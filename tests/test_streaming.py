@@ -248,6 +248,20 @@ def test_nan_in_what_arrives_right_is_the_models_own(fake: FakeHub, tmp_path: Pa
         stream(tmp_path / "x.gguf")
 
 
+def test_small_files_that_change_on_the_way_are_noticed(
+    fake: FakeHub, medium: Path, tmp_path: Path
+) -> None:
+    fake.add(REPO, files(medium))
+
+    def touch(_: convert.Progress) -> None:
+        for path in (tmp_path / "caches").rglob("tokenizer.json"):
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        stream(tmp_path / "x.gguf", progress=touch)
+    assert not (tmp_path / "x.gguf").exists()
+
+
 # --- interrupted, and again
 
 
