@@ -117,7 +117,7 @@ def check_config(
         )
     found = BY_ARCHITECTURE[kind]
     key, variant = VARIANTS.get(found, ("", ""))
-    found = variant if config.get(key) else found
+    found = variant if variant and config.get(key) else found
     check_precision(config, found, name, card)
     family = FAMILIES[found]
     checked = Config(config, family.DEFAULTS)
