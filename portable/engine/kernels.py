@@ -23,7 +23,7 @@ from portable.engine.native import libggml, start
 
 # All matrices take turns, so that each one comes from memory, as a model's weights do, and not from
 # a cache; and a disturbance by another program hits them all.
-WEIGHT_BYTES = 16 << 20
+WEIGHT_BYTES, ALL_BYTES = 16 << 20, 512 << 20
 SECONDS = 1.0
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _F32 = 0  # GGML_TYPE_F32
@@ -83,7 +83,8 @@ def rates(request: Request) -> list[float]:
     start()
     cpu = _Cpu(request.threads or default_threads())
     with ExitStack() as stack:
-        products = [cpu.product(stack, matrix) for matrix in request.matrices]
+        size = min(WEIGHT_BYTES, ALL_BYTES // len(request.matrices))
+        products = [cpu.product(stack, matrix, size) for matrix in request.matrices]
         best = [math.inf for _ in products]
         end = time.perf_counter() + SECONDS
         while time.perf_counter() < end or math.inf in best:
@@ -128,10 +129,10 @@ class _Cpu:
         libggml.ggml_backend_graph_compute(self.backend, product.graph)
         return time.perf_counter() - begin
 
-    def product(self, stack: ExitStack, matrix: Matrix) -> _Product:
-        """Many matrices as a layer has them, of `WEIGHT_BYTES` together; `stack` frees them."""
-        rows = min(4096, max(64, WEIGHT_BYTES // matrix.row_bytes // 64 * 64))
-        count = max(1, WEIGHT_BYTES // (rows * matrix.row_bytes))
+    def product(self, stack: ExitStack, matrix: Matrix, size: int) -> _Product:
+        """Matrices as a layer has them, of about `size` bytes together; `stack` frees them."""
+        rows = min(4096, max(64, size // matrix.row_bytes // 64 * 64))
+        count = max(1, size // (rows * matrix.row_bytes))
         graph = self._graph(stack, matrix, rows, count)
         return _Product(graph, rows * count * matrix.columns)
 
