@@ -16,7 +16,6 @@ from portable.engine.native import last_words, lib
 from portable.errors import ModelFileError, UnsupportedModel
 
 _KEYS = {
-    "general.type": GGUFValueType.STRING,
     "general.architecture": GGUFValueType.STRING,
     "adapter.type": GGUFValueType.STRING,
     "adapter.lora.alpha": GGUFValueType.FLOAT32,
@@ -28,11 +27,15 @@ def check_adapter(path: Path, model: Path, experts: int) -> None:
     """Raises ModelFileError or UnsupportedModel. `experts` is how many the model has, or 0."""
     try:
         reader = GGUFReader(path)
+        said = reader.fields.get("general.type")
+        is_adapter = said and said.types == [GGUFValueType.STRING] and said.contents() == "adapter"
     except Exception as error:  # it trusts what the file says, and fails in many ways
         raise _no_adapter(path, f"it cannot be read: {error}") from None
-    for key, kind in _KEYS.items():
+    if not is_adapter:
+        raise _no_adapter(path, "its general.type is not adapter")
+    for key, wanted in _KEYS.items():
         field = reader.fields.get(key)
-        if field is None or field.types != [kind]:
+        if field is None or field.types != [wanted]:
             raise _no_adapter(path, f"it has no {key}")
     if "adapter.alora.invocation_tokens" in reader.fields:
         raise UnsupportedModel(f"{path.name} is an aLoRA, which works from a token on")
