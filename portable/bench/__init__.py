@@ -4,6 +4,7 @@ from portable.bench.local import bench_model
 from portable.bench.options import BenchOptions, Prompt
 from portable.bench.render import render, to_json
 from portable.bench.report import Level, Machine, Report
+from portable.bench.restart import Restart, bench_restart
 from portable.bench.server import bench_server
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "Machine",
     "Prompt",
     "Report",
+    "Restart",
     "bench_model",
+    "bench_restart",
     "bench_server",
     "render",
     "to_json",

@@ -33,13 +33,13 @@ def bench_model(config: EngineConfig, options: BenchOptions, say: Say) -> Report
         info = service.info
         here = replace(here, threads=info.threads, placement=info.placement)
         run = Run(options, say, config.model.name, info.name, here)
-        _measure(run, _Model(service, streams))
+        _measure(run, LocalModel(service, streams))
     finally:
         service.close()
     return run.report()
 
 
-def _measure(run: Run, model: _Model) -> None:
+def _measure(run: Run, model: LocalModel) -> None:
     options = run.options
     run.warmed_up(model.ask("warm-up", run.workload.warm_up(), WARM_UP_TOKENS).error)
     for number, clients in enumerate(options.clients, 1):
@@ -50,7 +50,9 @@ def _measure(run: Run, model: _Model) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class LocalModel:
+    """A model in this process, as a client sees it."""
+
     service: Service
     streams: Streams
 
@@ -88,7 +90,9 @@ def _take(delta: Delta, answer: Answer) -> None:
 class _Crowd:
     """Threads that share one line of requests; each takes the next when it has its answer."""
 
-    def __init__(self, model: _Model, requests: Iterator[list[Message]], max_tokens: int) -> None:
+    def __init__(
+        self, model: LocalModel, requests: Iterator[list[Message]], max_tokens: int
+    ) -> None:
         self._model = model
         self._requests = enumerate(requests)
         self._max_tokens = max_tokens

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from portable.errors import UsageError
 
-Prompt = Literal["short", "long", "shared", "mixed"]
+Prompt = Literal["short", "long", "shared", "mixed", "restart"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class BenchOptions:
         _within("requests", self.requests, 1, 100_000)
         _within("max tokens", self.max_tokens, 1, 1 << 24)
         if self.prompt not in get_args(Prompt):
-            raise UsageError(f"prompt is {self.prompt!r}", hint="short, long, shared or mixed")
+            raise UsageError(
+                f"prompt is {self.prompt!r}", hint="short, long, shared, mixed or restart"
+            )
         if not 0 < self.timeout < math.inf:
             raise UsageError(f"timeout is {self.timeout}", hint="a number of seconds over 0")
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from portable.bench.report import Level, Machine, Report
+from portable.bench.restart import Restart
 
 _UNKNOWN = "-"
 _COLUMNS = (
@@ -27,7 +28,7 @@ _COLUMNS = (
 )
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Report | Restart) -> str:
     """The report's fields as they are, seconds and tokens a second, unknown ones null."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 

@@ -9,7 +9,7 @@ from portable.bench.options import BenchOptions
 
 Message = dict[str, str]
 
-SHORT, LONG, SYSTEM, SHARED_USER = 20, 450, 500, 10
+SHORT, LONG, SYSTEM, SHARED_USER, RESTART = 20, 450, 500, 10, 990
 
 _TEXT = """
 the of and to in is that for it as was with be by on not he his but at are this have from or had
@@ -31,8 +31,8 @@ class Workload:
     """The conversations of one run. Same options: same words.
 
     `run` is drawn anew each time. It starts every prompt, because a server that has read a text
-    before answers from its cache. Within a level of `shared` the system prompt is the
-    same for all; the next level has another.
+    before answers from its cache. Within a level of `shared` and of `restart` the system prompt is
+    the same for all; the next level has another.
     """
 
     def __init__(self, options: BenchOptions, run: int) -> None:
@@ -49,13 +49,14 @@ class Workload:
 
     def _messages(self, level: int, index: int) -> list[Message]:
         kind = self._options.prompt
-        if kind == "shared":
+        if kind in ("shared", "restart"):
             return [self._system(level), self._user(level, index, SHARED_USER)]
         long = kind == "long" or (kind == "mixed" and index % 2 == 1)
         return [self._user(level, index, LONG if long else SHORT)]
 
     def _system(self, level: int) -> Message:
-        words = self._words(f"{level}-system", SYSTEM)
+        count = SYSTEM if self._options.prompt == "shared" else RESTART
+        words = self._words(f"{level}-system", count)
         return {"role": "system", "content": f"{self._run:06}{level:02}: {words}"}
 
     def _user(self, level: int, index: int, count: int) -> Message:

@@ -135,7 +135,7 @@ def bench(
     clients: Annotated[str, typer.Option(help="Clients at once, level by level.")] = "1,4,8",
     requests: Annotated[int, typer.Option(help="Requests a level.")] = 8,
     max_tokens: Annotated[int, typer.Option(help="Tokens an answer.")] = 64,
-    prompt: Annotated[str, typer.Option(help="short, long, shared or mixed.")] = "short",
+    prompt: Annotated[str, typer.Option(help="short, long, shared, mixed or restart.")] = "short",
     model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="PORTABLE_API_KEY")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -156,8 +156,12 @@ def bench(
         report = benchmark.bench_server(target, options, say)
     else:
         found = obtained(Source(model=target, offline=offline))
-        slots = min(64, max(options.clients))
-        report = benchmark.bench_model(engine(found, running, slots=slots), options, say)
+        config = engine(found, running, slots=min(64, max(options.clients)))
+        if options.prompt == "restart":
+            measured = benchmark.bench_restart(config, options, say)
+            print(benchmark.to_json(measured) if as_json else measured.lines())
+            return 0
+        report = benchmark.bench_model(config, options, say)
     print(benchmark.to_json(report) if as_json else benchmark.render(report))
     return 1 if report.errors else 0
 
