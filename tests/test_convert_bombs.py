@@ -20,6 +20,8 @@ from convert import Options, convert, convert_adapter
 from convert.vocab.charsmap import check_charsmap
 from portable.errors import CheckpointError, UsageError
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+
 # Converts sys.argv[1] with 1 GB of address space above what it has by then, and says how it ended.
 PROGRAM = """
 import resource, sys

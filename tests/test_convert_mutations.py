@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from mutation_cases import build
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+
 WORKER = Path(__file__).with_name("mutation_worker.py")
 SEED = int(os.environ.get("MUTATION_SEED", "1"))
 COUNT = int(os.environ.get("MUTATION_COUNT", "2200"))
