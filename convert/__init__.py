@@ -13,6 +13,7 @@ from convert.options import Options
 from convert.quants import (
     ADAPTER_TYPE,
     DEFAULT_QUANT,
+    GUIDED,
     bits,
     default_output_name,
     quant_name,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER_TYPE",
     "DEFAULT_QUANT",
+    "GUIDED",
     "Converted",
     "Options",
     "Preview",

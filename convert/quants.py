@@ -110,6 +110,9 @@ QUANTS = {
     )
 }
 
+# What takes types that are noise without an importance matrix, wherever rows divide by 256.
+GUIDED = ("Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+
 # Small enough for a laptop, and still close to the original.
 DEFAULT_QUANT = "Q4_K_M"
 ADAPTER_TYPE = "F32"  # as llama.cpp's converter of adapters, unless told otherwise

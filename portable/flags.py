@@ -176,6 +176,14 @@ def numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def folder_or_file(output: Path | None, name: str) -> Path:
-    """Where a file called `name` goes: the file that was named, or into the folder."""
+    """Where a file called `name` goes: the .gguf file that was named, or into the folder."""
     target = output or Path()
-    return target / name if target.is_dir() else target
+    if target.is_dir():
+        return target / name
+    if target.suffix.lower() != ".gguf":
+        raise UsageError(
+            f"{target} is neither a folder nor the name of a .gguf file",
+            hint="make the folder first, or let the name end in .gguf",
+            param="output",
+        )
+    return target

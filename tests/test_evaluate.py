@@ -60,6 +60,32 @@ def test_what_cannot_be_read_is_said_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_too_short_or_too_little_is_said_before_anything_is_made(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    text, out = tmp_path / "short.txt", tmp_path / "out"
+    out.mkdir()
+    text.write_text("a" * 509, encoding="utf-8")
+    done = run(checkpoint, "-o", out, "--evaluate", text)
+    assert done.exit_code == 2 and "509 bytes, and one chunk takes 512 tokens" in done.stderr
+    text = checkpoint.parent / "text.txt"
+    done = run(checkpoint, "-o", out, "--evaluate", text, "--evaluate-chunks", 0)
+    assert done.exit_code == 2 and "0 chunks" in done.stderr
+    assert not list(out.iterdir())
+
+
+def test_a_file_that_could_not_be_evaluated_stays_and_is_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    text, out = tmp_path / "short.txt", tmp_path / "out"
+    out.mkdir()
+    text.write_text("the " * 130, encoding="utf-8")
+    done = run(checkpoint, "-o", out, "--evaluate", text)
+    assert done.exit_code == 2 and "use a longer text" in done.stderr
+    assert "Tiny-Q4_K_M.gguf is complete, but was not evaluated" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["Tiny-Q4_K_M.gguf"]
+
+
 class Maker:
     """Stands for the conversion: remembers what was made, and makes it."""
 

@@ -128,3 +128,38 @@ def test_an_adapter_alone_has_no_dry_run(sharded: Path, tmp_path: Path) -> None:
     trained = lora(tmp_path / "adapter", sharded, LINEAR)
     assert run(str(trained), "--adapter-of", str(sharded))[0] == 2
     assert facts(str(trained), "--adapter-of", str(sharded), "--merge")["how"] == "here"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output", "missing/x.gguf"], "there is no folder"),
+        (["--output", "missing"], "neither a folder nor the name of a .gguf file"),
+        (["--imatrix", "missing"], "No such file"),
+        (["--quant", "IQ2_M"], "needs an importance matrix"),
+        (["--json"], "add --dry-run"),
+        (["--dry-run", "--report", "r.html"], "makes nothing"),
+        (["--dry-run", "--evaluate", "text.txt"], "makes nothing"),
+    ],
+)
+def test_what_is_asked_for_is_judged_before_any_weight_is_fetched(
+    fake: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    said: str,
+) -> None:
+    """IQ2_M needs its matrix only where rows divide by 256, as the shapes in the headers say."""
+    monkeypatch.chdir(tmp_path)
+    folder = tiny(tmp_path / "Wide", "qwen2", hidden_size=256, intermediate_size=512)
+    fake.add(REPO, {path.name: path.read_bytes() for path in folder.iterdir()})
+    done = CliRunner().invoke(app, ["convert", f"ms://{REPO}", "--keep", *flags])
+    assert done.exit_code == 2 and said in done.stderr
+    sent = fake.state.sent.get("model.safetensors", [])
+    assert sum(stop - start for start, stop in sent) < 64 << 10
+
+
+def test_the_quantizations_that_may_need_a_matrix_are_those_of_wide_rows(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "Wide", "qwen2", hidden_size=256, intermediate_size=512)
+    found = convert.preview(folder, Options())
+    assert {size.quant for size in found.sizes if size.needs_imatrix} == set(convert.GUIDED)

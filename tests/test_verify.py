@@ -221,6 +221,11 @@ def test_verify_says_what_is_no_file(tmp_path: Path) -> None:
     assert missing.returncode == 2 and "no such file" in missing.stderr
 
 
+def test_verify_says_that_the_named_checkpoint_is_no_folder(made: Path, tmp_path: Path) -> None:
+    found = portable("verify", made, "--checkpoint", tmp_path / "nowhere")
+    assert found.returncode == 2 and "no such folder" in found.stderr and not found.stdout
+
+
 def test_a_tokenizer_on_which_the_library_panics_is_told(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "xlm_roberta")
     data = json.loads((folder / "tokenizer.json").read_text("utf-8"))

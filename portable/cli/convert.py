@@ -91,16 +91,23 @@ def convert(
         raise UsageError(
             "an adapter alone is no model: no --evaluate, --report or --dry-run", hint="--merge"
         )
+    if as_json and not dry_run:
+        raise UsageError("--json is for a dry run", hint="add --dry-run")
+    if dry_run and (evaluate or report_file):
+        raise UsageError(
+            "a dry run makes nothing: no --evaluate or --report", hint="leave --dry-run out"
+        )
     if report_file:
         reports.check(report_file)
     options = _options(quant, imatrix, bool(report_file), whole=merge or not adapter)
+    _check_files(output, imatrix)
     base = adapter_of or base_name(adapter, say) if adapter else model
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
         if verify and (merge or not adapter):
             accept = accepting(say, report, brief=quiet)
             options = dataclasses.replace(options, accept=accept)
-        wish = Wish(options.quant, revision, offline, say, report, keep, dry_run)
+        wish = Wish(options.quant, revision, offline, say, report, keep, dry_run, imatrix)
         if is_auto(quant):
             found = chosen(base, adapter, wish)
             options = dataclasses.replace(options, quant=found)
@@ -114,6 +121,17 @@ def convert(
             done = _model(base, adapter, output, options, wish, evaluator)
     _tell(done, report_file)
     return 0
+
+
+def _check_files(output: Path | None, imatrix: Path | None) -> None:
+    """What is wrong with the files that were named is said before anything is downloaded."""
+    from convert.imatrix import read_imatrix
+    from convert.writer import check_output
+
+    target = folder_or_file(output, "model.gguf")
+    check_output(target, target)
+    if imatrix:
+        read_imatrix(imatrix)
 
 
 def _tell(done: Converted, report_file: Path | None) -> None:

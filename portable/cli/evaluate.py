@@ -12,16 +12,17 @@ from convert.report import Evaluation
 from convert.writer import check_space, remove_partials
 from portable import measure
 from portable.cli.app import say
+from portable.errors import PortableError
 from portable.progress import Report, size
 
 BASE = "BF16"
 
 
 class Evaluator:
-    """Reads at most `chunks` chunks of a text file. Raises UsageError for one that is no text."""
+    """Reads at most `chunks` chunks of a text file. Raises what `measure.read_text` raises."""
 
     def __init__(self, path: Path, chunks: int, report: Report) -> None:
-        self.text = measure.read_text(path)
+        self.text = measure.read_text(path, chunks)
         self.chunks = chunks
         self.report = report
 
@@ -52,6 +53,9 @@ class Evaluator:
             if base:
                 make(base, plain)
             found = self._evaluate(done.path, base)
+        except (PortableError, KeyboardInterrupt):
+            say(f"{done.path} is complete, but was not evaluated")
+            raise
         finally:
             if base:
                 base.unlink(missing_ok=True)

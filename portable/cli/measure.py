@@ -36,7 +36,9 @@ def imatrix(
     from portable import measure
     from portable.progress import progress
 
-    read = measure.read_text(text)
+    read = measure.read_text(text, chunks)
+    target = folder_or_file(output, "model.gguf")
+    check_output(target, target)  # before a model is downloaded
     found = obtained(Source(model, quant, revision, offline, quiet))
     target = folder_or_file(output, f"{found.id}-imatrix.gguf")
     if target.exists() and any(target.samefile(path) for path in (found.path, text)):

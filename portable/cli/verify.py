@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from portable.cli.app import app, edge
-from portable.errors import ModelFileError
+from portable.errors import ModelFileError, UsageError
 
 
 @app.command()
@@ -27,6 +27,8 @@ def verify(
     from portable.verify import verify as check
 
     path = gguf_file(file.expanduser())
+    if checkpoint and not checkpoint.is_dir():
+        raise UsageError(f"no such folder: {checkpoint}", hint="name the checkpoint's folder")
     with progress(quiet=quiet) as report:
         verdict = check(path, checkpoint, report=report)
     print(*verdict.checks, sep="\n")

@@ -17,13 +17,23 @@ def silent(_done: int, _all: int) -> None:
     """The report that shows nothing."""
 
 
-def read_text(path: Path) -> str:
-    """A text file; UsageError where it cannot be read, is not UTF-8 or is larger than any need."""
+def read_text(path: Path, limit: int | None = None, context: int = 512) -> str:
+    """A text file, of which at most `limit` chunks of `context` tokens are to be read.
+
+    Raises UsageError where it cannot be read, is not UTF-8, is larger than any need or too short
+    for one chunk whatever the vocabulary, and for a limit below 1.
+    """
+    _check_limit(limit)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT + 1)
         if len(data) > MAX_TEXT:
             raise UsageError(f"{path} has more than {MAX_TEXT >> 20} MB", hint="use a part of it")
+        if len(data) + 2 < context:  # a token is a byte or more, but for a start and a space before
+            raise UsageError(
+                f"{path} has {len(data)} bytes, and one chunk takes {context} tokens",
+                hint="use a longer text",
+            )
         return data.decode("utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="name a text file") from None
@@ -39,8 +49,7 @@ def cut(tokens: list[int], context: int, limit: int | None, start: int | None) -
     `start`, where the model wants a token before every text, takes the place of each chunk's first.
     Raises UsageError for a text of less than one chunk.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"{limit} chunks", hint="one or more")
+    _check_limit(limit)
     count = min(len(tokens) // context, limit or len(tokens))
     if not count:
         raise UsageError(
@@ -52,3 +61,8 @@ def cut(tokens: list[int], context: int, limit: int | None, start: int | None) -
         for part in parts:
             part[0] = start
     return parts
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} chunks", hint="one or more")

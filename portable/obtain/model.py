@@ -108,7 +108,8 @@ class Wish:
     """What was asked for, beside the name. `quant` None: the model's own default.
 
     `keep`: whether a checkpoint is stored before it is converted; None: if the disk can hold it.
-    `dry_run`: no weights are fetched, but what their headers say.
+    `dry_run`: no weights are fetched, but what their headers say. `imatrix`: what the conversion
+    will be given.
     """
 
     quant: str | None
@@ -118,6 +119,7 @@ class Wish:
     report: Report
     keep: bool | None = None
     dry_run: bool = False
+    imatrix: Path | None = None
 
     def waiting(self, name: str) -> Callable[[], None]:
         """What to do when another process is making the model already."""

@@ -168,12 +168,21 @@ def checkpoint(found: Found, wish: Wish) -> Checkpoint:
     mix(found, files, wish)
     room = streaming.room(found, listing, files, wish)
     far = streaming.weights(found, listing, files, room, wish)
-    folder, commit = source.snapshot(
+    snapshot = partial(
+        source.snapshot,
         listing,
-        convert.wanted_files(weights=not far),
         check=partial(convert.check_folder, name=repo),
         report=wish.report,
     )
+    # Whether they fit an importance matrix, or need one, the shapes of the tensors decide.
+    if (
+        room.missing
+        and not far
+        and ((wish.quant or target.quant) in convert.GUIDED or wish.imatrix)
+    ):
+        folder, _ = snapshot(convert.wanted_files(weights=False))
+        streaming.check(folder, found, listing, files, wish)
+    folder, commit = snapshot(convert.wanted_files(weights=not far))
     return Checkpoint(folder, target.suffix, target.entry, repo, commit, far, room)
 
 

@@ -1,8 +1,9 @@
-"""Whether a checkpoint's weights are stored before they are converted, or stream by."""
+"""Whether a checkpoint's weights can be converted, are stored before that, or stream by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import convert
 from portable import hub
@@ -48,6 +49,23 @@ def weights(
         text = f"{size(room.weights)} of weights are converted as they stream, not stored"
         wish.say(f"{text}{why}; {AGAIN}")
     return tuple(hub.HubFile(source, listing, file) for file in heavy)
+
+
+def check(
+    folder: Path,
+    found: Found,
+    listing: hub.Listing,
+    files: Sequence[hub.RemoteFile],
+    wish: Wish,
+) -> None:
+    """Raises for a conversion that cannot be made; `folder` has the small files.
+
+    Of the weights the headers are read.
+    """
+    heads = tuple(hub.HubFile(found.source, listing, file) for file in _weights(files))
+    quant = wish.quant or found.target.quant
+    options = convert.Options(quant=quant, name=found.target.repo, imatrix=wish.imatrix)
+    convert.preview(folder, options, remote=heads)
 
 
 def _weights(files: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
