@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "gemma": ("gemma3", {}, "BF16"),
     "experts": ("qwen3_moe", {}, "Q5_K_S"),
     "reranker": ("qwen3_reranker", {}, "F32"),
+    "latent": ("deepseek_v3", {}, "Q6_K"),
     "phi": ("phi3", {}, "F32"),
 }
 

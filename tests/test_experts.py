@@ -40,6 +40,10 @@ from portable.errors import PortableError
         ("deepseek_v3", "first_k_dense_replace", None, "0 to 3 layers"),
         ("deepseek_v3", "kv_lora_rank", -1, "kv_lora_rank"),
         ("deepseek_v3", "topk_group", 9, "topk_group"),
+        ("deepseek_v3", "topk_group", 2, "topk_group"),
+        ("deepseek_v3", "topk_group", None, "topk_group"),
+        ("deepseek_v3", "n_group", 3, "n_group"),
+        ("deepseek_v3", "n_group", 4, "n_group"),
     ],
 )
 def test_config_is_judged_before_weights(family: str, key: str, value: Any, said: str) -> None:

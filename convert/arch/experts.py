@@ -81,8 +81,18 @@ def metadata(config: Config) -> Iterable[tuple[str, str, Any]]:
     ):
         if key in config:
             yield target, "uint32", config.count(key, limit=experts)
+    _check_groups(config, experts)
     if "scoring_func" in config:
         gating = config.get("scoring_func")
         if not isinstance(gating, str) or gating not in GATING:
             raise config.bad("scoring_func", " or ".join(GATING))
         yield "expert_gating_func", "uint32", GATING[gating]
+
+
+def _check_groups(config: Config, experts: int) -> None:
+    """llama.cpp ends its process on groups that share the experts unevenly, or are all used."""
+    groups = config.get("n_group") or 0
+    if groups >= experts or (groups > 1 and experts % groups):
+        raise config.bad("n_group", f"a divisor of {experts} experts below it")
+    if groups > 1 and not 0 < (config.get("topk_group") or 0) < groups:
+        raise config.bad("topk_group", f"1 to {groups - 1} of {groups} groups")
