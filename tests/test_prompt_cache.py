@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import ASK, GREEDY, FakeBackend, ask, make_engine, run, text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from portable.engine import promptfile
 from portable.engine.engine import Engine
@@ -192,6 +196,40 @@ def test_an_error_while_saving_ends_no_worker(
     assert "ZeroDivisionError: ours" in caplog.text
 
 
+PIECES = [name * count for name in "abc" for count in (40, 140, 400)]
+TALKS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(TALKS, max_size=6), max_size=4),
+    st.integers(1, 3),
+    st.sampled_from([64, 1 << 20]),
+    st.sampled_from([5000, 1 << 20]),
+)
+def test_no_traffic_and_no_restart_changes_an_answer(
+    lives: list[list[str]], slots: int, window: int, most: int
+) -> None:
+    """Wrong tokens in a slot, or cells counted wrongly, would fail in the fake or in the answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        for prompts in lives:
+            backend = FakeBackend(cells=1600)
+            backend.window = window
+            made = make_engine(backend, PromptCache(Path(folder), ID, most), slots=slots)
+            said: dict[str, str] = {}
+            for number, prompt in enumerate(prompts):
+                ask(made, str(number), prompt[:700])
+                for _ in range(number):
+                    for delta in made.step():
+                        said[delta.id] = said.get(delta.id, "") + delta.text
+                made.save_prompt()
+            for id, deltas in run(made).items():
+                said[id] = said.get(id, "") + text(deltas)
+            assert said == {str(n): prompt[:700].upper() + "!" for n, prompt in enumerate(prompts)}
+            made.close()
+            assert sum(path.stat().st_size for path in Path(folder).iterdir()) <= most
+
+
 # --- the decisions ---
 
 
@@ -316,6 +354,32 @@ def test_two_processes_may_delete_under_each_other(tmp_path: Path) -> None:
     assert cached(third, "a" * 300) == 0
     third.close()
     assert cached(engine(tmp_path), SYSTEM) == len(SYSTEM) - 4
+
+
+def test_two_at_once_in_one_folder_do_each_other_no_harm(tmp_path: Path) -> None:
+    errors: list[str] = []
+
+    def work(number: int) -> None:
+        try:
+            cache = PromptCache(tmp_path, ID, 20_000)
+            for start in range(150):
+                fill(cache, start % 40 + number, size=3000)
+                cache.scan()
+                for path in list(cache.states):
+                    state = cache.read(path)
+                    assert state is None or state.nbytes == 3000
+            assert cache.most, "given up"
+            cache.close()
+        except Exception as error:
+            errors.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 20_000 + 2 * 5000
 
 
 @pytest.mark.parametrize("name", ["flip head", "flip tokens", "flip state", "cut", "grow", "empty"])
