@@ -192,7 +192,7 @@ def _file(text: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Partial:
-    """What a download or conversion that was broken off left here, to go on from."""
+    """What a download or conversion that was broken off left here; or what was said to models."""
 
     path: Path
     size: int
@@ -203,6 +203,15 @@ class Partial:
     def remove(self) -> list[Path]:
         """Raises DiskError."""
         return store.delete([self.path])
+
+
+def said() -> list[Partial]:
+    """Prompts that were read, and conversations."""
+    found = []
+    for path in store.said():
+        with suppress(FileNotFoundError):  # another process makes room
+            found.append(Partial(path, path.stat().st_size))
+    return found
 
 
 def partials() -> list[Partial]:

@@ -72,6 +72,12 @@ def conversation(model: str) -> Path:
     return home() / "chats" / f"{safe(model)}.json"
 
 
+def said() -> list[Path]:
+    """All files that hold what was said to models: prompts, whole or not, and conversations."""
+    patterns = (prompts(), "*.prompt"), (prompts(), ".*.partial"), (home() / "chats", "*.json")
+    return sorted(path for folder, pattern in patterns for path in folder.glob(pattern))
+
+
 def safe(text: str) -> str:
     """`text` as one file name on every system; different texts stay different names."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip(".-")[:100] or "model"

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 from serving import Server, cli, model_file, until
+from typer.testing import CliRunner
 
+from portable import store
+from portable.chat.kept import Kept
+from portable.chat.session import Conversation, Turn
+from portable.cli import app
 from portable.errors import UsageError
 from portable.flags import size_or_off
 
@@ -48,6 +53,21 @@ def test_one_flag_turns_it_off(tmp_path: Path) -> None:
         server.process.terminate()
         assert server.ended() == 0
     assert not (tmp_path / "prompts").exists()
+
+
+def test_rm_deletes_what_was_said_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTABLE_HOME", str(tmp_path))
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "a.prompt").touch()
+    (tmp_path / "prompts" / ".b.partial").touch()
+    Kept(store.conversation("org/name")).save(Conversation(None, [Turn("user", "a", "A")]))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m.gguf").touch()
+    done = CliRunner().invoke(app, ["rm", "--prompts", "-y"])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["m.gguf"]
 
 
 def test_sizes_on_the_command_line() -> None:

@@ -187,18 +187,24 @@ def rm(
     partial: Annotated[
         bool, typer.Option("--partial", help="What broken-off downloads and conversions left.")
     ] = False,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="What was said to models: prompts, conversations.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Delete models from the store; other programs' files stay."""
     from portable import shelf
 
-    if not models and not partial:
-        raise UsageError("name the models to delete, or give --partial", hint="see: portable list")
+    if not (models or partial or prompts):
+        raise UsageError(
+            "name the models to delete, or give --partial or --prompts", hint="see: portable list"
+        )
     chosen: dict[Path, Item | Partial] = {
         item.path: item for name in models or () for item in shelf.matching(name)
     }
     chosen |= {left.path: left for left in (shelf.partials() if partial else [])}
+    chosen |= {file.path: file for file in (shelf.said() if prompts else [])}
     if not yes and not _agreed(list(chosen)):
         say("nothing is deleted")
         return 1

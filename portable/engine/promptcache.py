@@ -44,7 +44,7 @@ class PromptCache:
         self._writer = ThreadPoolExecutor(1, "prompts")
         self._writing: Future[None] | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             self.most = self._default() if most is None else most
             self.scan()
         except OSError as error:
@@ -114,13 +114,18 @@ class PromptCache:
         self, path: Path, tokens: list[int], state: State, useless: list[Path], used: float
     ) -> None:
         try:
+            self._make_folder()
             if self._make_room(state.nbytes + promptfile.head_size(len(tokens)), used):
-                promptfile.write(path, self._identity, tokens, state)
-                os.utime(path, (used, used))
+                promptfile.write(path, self._identity, tokens, state, used)
             for old in useless:
                 old.unlink(missing_ok=True)
+        except FileNotFoundError:
+            log.debug("%s was deleted while it was written", path)
         except OSError as error:
             self._give_up(error)
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _make_room(self, size: int, used: float) -> bool:
         """Make `size` bytes fit, at the cost of states, of any model, used before `used`."""

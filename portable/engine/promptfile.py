@@ -61,8 +61,8 @@ def prefix_of(identity: bytes) -> str:
     return identity.hex()[:16] + "-"
 
 
-def write(path: Path, identity: bytes, tokens: list[int], state: State) -> None:
-    """The whole file under its name, or nothing. Raises OSError.
+def write(path: Path, identity: bytes, tokens: list[int], state: State, used: float) -> None:
+    """The whole file under its name, or nothing; `used` is its time. Raises OSError.
 
     Nobody waits for the disk: what a power cut leaves is refused by its checksum.
     """
@@ -75,6 +75,7 @@ def write(path: Path, identity: bytes, tokens: list[int], state: State) -> None:
             file.write(MAGIC + _hash(rest) + rest)
             file.write(state.data)
             file.close()
+            os.utime(file.name, (used, used))
             Path(file.name).replace(path)
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
