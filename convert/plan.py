@@ -114,7 +114,7 @@ class Plan(FilePlan):
         self.keys = metadata.keys(
             checkpoint, self.family, self.config, vocab, general
         ) | metadata.recipe(self.quant, name)
-        if not self.quant.quantized and any(job.parts and job.is_fixed for job in self.jobs):
+        if not self.quant.quantized and any(job.kept for job in self.jobs):
             # As llama.cpp's converter calls a file whose experts stay as they are.
             self.keys["general.file_type"] = ("uint32", QUANTS["MXFP4_MOE"].ftype)
         if self.imatrix:

@@ -93,7 +93,9 @@ def sizes(plan: Plan) -> list[Size]:
 def _typed(job: Job, mix: Mix) -> Info:
     """What a tensor becomes; the config's values and 4-bit blocks are the same in every file."""
     info = job.info
-    return info if job.is_fixed else replace(info, type=mix.type_of(info.name, info.shape))
+    if job.kept or not job.parts:
+        return info
+    return replace(info, type=mix.type_of(info.name, info.shape))
 
 
 def _number(value: Any) -> int:

@@ -47,11 +47,6 @@ class Job:
         return sum(part.source_bytes(part.rows) for part in self.parts)
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether its type is the same in every quantization."""
-        return all(part.is_packed for part in self.parts)
-
-    @property
     def pieces(self) -> Iterator[Piece]:
         """What is computed on its own, in the tensor's order."""
         if not self.parts:

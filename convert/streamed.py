@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -45,7 +46,7 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
         journal.remove()
         partial.unlink(missing_ok=True)
     writer.check_space(output, plan.size - _stored(partial))
-    with writer.KeptFile(output, plan.size) as file:
+    with kept(writer.KeptFile(output, plan.size), journal) as file:
         run = _Run(plan, files, file, journal, options.workers, progress)
         run.write_here([piece for piece in every if is_here(piece)])
         for source, pieces in files[journal.files :]:
@@ -58,10 +59,20 @@ def write(plan: FilePlan, output: Path, options: Options, progress: Report) -> N
         try:
             file.commit(front, lambda path: options.accept(path, plan.checkpoint.folder))
         except ModelFileError:  # refused: going on would only lead here again
-            file.remove()
             journal.remove()
             raise
     journal.remove()
+
+
+@contextmanager
+def kept(file: writer.KeptFile, journal: Journal) -> Iterator[writer.KeptFile]:
+    """The half file stays for a later run as long as a journal says how far it is true."""
+    with file:
+        try:
+            yield file
+        finally:
+            if not journal.path.exists():
+                file.remove()
 
 
 def _other_scales(
@@ -185,7 +196,6 @@ class _Run:
             self._pass(source, pieces)
         except Damaged as error:
             self.journal.remove()
-            self.file.remove()
             raise NetworkError(
                 f"{source.name} arrives damaged: {error}",
                 hint="nothing of it is kept; try again later, or the other hub",

@@ -285,6 +285,18 @@ def test_the_network_goes_and_comes_back(
     assert 4_000_000 < again[0] <= 6_000_000 and again[1] == (medium / name).stat().st_size
 
 
+def test_what_ends_before_a_journal_says_how_far_it_is_leaves_nothing(
+    fake: FakeHub, medium: Path, tmp_path: Path
+) -> None:
+    fake.add(REPO, files(medium))
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+    fake.fault(shards(fake)[0], ("none",), ("none",), ("cut", 10_000), *[("status", 503)] * 20)
+    with pytest.raises(NetworkError):
+        stream(output)
+    assert shards(fake)[0] in fake.state.sent and not left(output)
+
+
 def test_without_a_kept_digest_the_file_is_hashed_from_its_beginning(
     fake: FakeHub, medium: Path, good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
