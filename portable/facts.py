@@ -30,7 +30,7 @@ def of(path: Path) -> dict[str, Any]:
         "pre_tokenizer": keys.get("tokenizer.ggml.pre"),
         "template": template(keys.get("tokenizer.chat_template")),
         "licence": keys.get("general.license"),
-        "tensors_sha256": keys.get("portable.tensors.sha256"),
+        "tensors_sha256": keys.get(gguf.CHECKSUM),
     }
 
 

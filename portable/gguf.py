@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from portable.errors import ModelFileError
 
 MAGIC = b"GGUF"
-CHECKSUM = "portable.tensors.sha256"  # of all tensors, in the order of the file
+CHECKSUM = "portable.tensors.sha256"  # the key that holds the SHA-256 of everything after the head
 MAX_HEAD = 256 << 20  # bytes; vocabularies of 256k tokens take 15 MB
 BLOCK = 1 << 20
 # The number that a type has in the file: how `struct` reads it.

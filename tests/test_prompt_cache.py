@@ -303,6 +303,17 @@ def test_the_folder_is_bounded_across_models_and_the_longest_unused_goes(tmp_pat
         cache.close()
 
 
+def test_what_finds_no_room_replaces_nothing(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path, ID, 4000)
+    fill(cache, 0)
+    (old,) = cache.states
+    cache.write(list(range(400)), np.zeros(3000, np.uint8), [old], age=3600)
+    cache.wait()
+    cache.scan()
+    assert list(cache.states) == [old] and cache.read(old) is not None
+    cache.close()
+
+
 def test_a_state_over_the_bound_is_never_written(tmp_path: Path) -> None:
     small = engine(tmp_path, most=4 * len(SYSTEM))
     cached(small, SYSTEM)

@@ -115,8 +115,9 @@ class PromptCache:
     ) -> None:
         try:
             self._make_folder()
-            if self._make_room(state.nbytes + promptfile.head_size(len(tokens)), used):
-                promptfile.write(path, self._identity, tokens, state, used)
+            if not self._make_room(state.nbytes + promptfile.head_size(len(tokens)), used):
+                return
+            promptfile.write(path, self._identity, tokens, state, used)
             for old in useless:
                 old.unlink(missing_ok=True)
         except FileNotFoundError:

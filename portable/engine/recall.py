@@ -67,7 +67,8 @@ class Recall:
         self._tried.append(tokens)
         if state is not None:
             useless = superseded(tokens, self.cache.states, self.backend.window)
-            self.cache.write(tokens, state, useless, candidate.age)
+            age = candidate.age  # no clock is kept for slots: a use counts as a second
+            self.cache.write(tokens, state, useless, age)
 
     def _restore(self, sequence: Sequence) -> bool:
         """False when there is no room yet."""
