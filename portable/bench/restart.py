@@ -16,6 +16,7 @@ from portable.bench.options import BenchOptions
 from portable.bench.report import Machine
 from portable.bench.run import WARM_UP_TOKENS, Say
 from portable.bench.workload import Message, Workload
+from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.service import Service
 from portable.engine.worker import Streams
@@ -81,13 +82,18 @@ def bench_restart(config: EngineConfig, options: BenchOptions, say: Say) -> Rest
         with tempfile.TemporaryDirectory(dir=config.prompt_cache) as folder:
             alone = replace(config, prompt_cache=Path(folder))
             first, second, *_ = workload.level(number, 2)
-            rounds.append(_round(_life(alone, workload, first), _life(alone, workload, second)))
+            cold, info = _life(alone, workload, first)
+            warm, _ = _life(alone, workload, second)
+            rounds.append(_round(cold, warm))
+            here = replace(here, threads=info.threads, placement=info.placement)
         say(f"round {number}: {rounds[-1].ratio:.3f}")
     ratio = statistics.median(r.ratio for r in rounds)
     return Restart(model=config.model.name, machine=here, rounds=tuple(rounds), ratio=ratio)
 
 
-def _life(config: EngineConfig, workload: Workload, messages: list[Message]) -> Sample:
+def _life(
+    config: EngineConfig, workload: Workload, messages: list[Message]
+) -> tuple[Sample, ModelInfo]:
     """One answer of a model that is loaded for it, and warmed up by something short."""
     streams = Streams()
     with closing(Service(config, streams)) as service:
@@ -96,7 +102,7 @@ def _life(config: EngineConfig, workload: Workload, messages: list[Message]) -> 
         sample = model.ask("prefix", messages, _TOKENS)
     if sample.error or not sample.first:
         raise EngineError(sample.error or "the answer is empty")
-    return sample
+    return sample, service.info
 
 
 def _round(cold: Sample, warm: Sample) -> Round:
