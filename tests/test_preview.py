@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from adapters import LINEAR, lora
 from checkpoints import tiny
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import convert
 from convert import Options
+from convert.imatrix import Entry, Imatrix, write_imatrix
 from portable import hub
 from portable.cli.app import app
 
@@ -163,3 +165,21 @@ def test_the_quantizations_that_may_need_a_matrix_are_those_of_wide_rows(tmp_pat
     folder = tiny(tmp_path / "Wide", "qwen2", hidden_size=256, intermediate_size=512)
     found = convert.preview(folder, Options())
     assert {size.quant for size in found.sizes if size.needs_imatrix} == set(convert.GUIDED)
+
+
+def test_the_name_says_which_quantization(fake: FakeHub, sharded: Path, tmp_path: Path) -> None:
+    fake.add(REPO, {path.name: path.read_bytes() for path in sharded.iterdir()})
+    found = facts(f"ms://{REPO}:q8_0", "-o", str(tmp_path))
+    assert found["quant"] == "Q8_0" and found["output"].endswith("Model-1.5B-Q8_0.gguf")
+    assert facts(f"ms://{REPO}:q8_0", "-q", "Q4_0")["quant"] == "Q8_0"
+    code, _, said = run(f"ms://{REPO}:Q9_9")
+    assert code == 2 and "unknown quantization" in said
+
+
+def test_a_matrix_is_not_replaced_by_what_is_made_with_it(sharded: Path, tmp_path: Path) -> None:
+    matrix = tmp_path / "m.gguf"
+    entry = Entry(np.ones(4, np.float32), np.ones(1, np.float32))
+    write_imatrix(Imatrix({"blk.0.attn_q.weight": entry}, ("text",), 1, 512), matrix)
+    before = matrix.read_bytes()
+    code, _, said = run(str(sharded), "--imatrix", str(matrix), "-o", str(matrix))
+    assert code == 2 and "is what is read" in said and matrix.read_bytes() == before

@@ -277,3 +277,11 @@ def test_a_space_before_the_first_word_only_is_beyond_llama_cpp(tmp_path: Path) 
     verdict = verify(convert(folder, tmp_path / "out.gguf").path, folder)
     assert statuses(verdict)["tokens"] == "NOTE"
     assert "only before the first word" in detail(verdict, "tokens")
+
+
+def test_a_reason_does_not_name_a_file_that_is_not_in_its_place_yet(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "bert")
+    done = portable("convert", folder, "--output", tmp_path / "x.gguf")
+    assert done.returncode == 0, done.stderr
+    assert "SKIP generation: the file is an encoder" in done.stderr
+    assert ".partial" not in done.stderr

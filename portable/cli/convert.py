@@ -77,7 +77,7 @@ def convert(
     """Turn a checkpoint into a quantized GGUF file, or a LoRA adapter into one for --adapter."""
     from portable import hub
     from portable import report as reports
-    from portable.obtain import Wish
+    from portable.obtain import Wish, quant_of
     from portable.obtain.adapter import adapter_folder, base_name
     from portable.progress import progress
     from portable.verify import accepting
@@ -99,9 +99,10 @@ def convert(
         )
     if report_file:
         reports.check(report_file)
-    options = _options(quant, imatrix, bool(report_file), whole=merge or not adapter)
     _check_files(output, imatrix)
     base = adapter_of or base_name(adapter, say) if adapter else model
+    quant = quant_of(base) or quant
+    options = _options(quant, imatrix, bool(report_file), whole=merge or not adapter)
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
         if verify and (merge or not adapter):
@@ -132,6 +133,8 @@ def _check_files(output: Path | None, imatrix: Path | None) -> None:
     check_output(target, target)
     if imatrix:
         read_imatrix(imatrix)
+        if target.exists() and target.samefile(imatrix):
+            raise UsageError(f"{target} is what is read", hint="choose another --output")
 
 
 def _tell(done: Converted, report_file: Path | None) -> None:

@@ -19,7 +19,7 @@ from portable.obtain import local, remote
 from portable.obtain.model import Checkpoint, Model, Say, Wish
 from portable.progress import Report, silent
 
-__all__ = ["Checkpoint", "Model", "Wish", "fetch_checkpoint", "obtain"]
+__all__ = ["Checkpoint", "Model", "Wish", "fetch_checkpoint", "obtain", "quant_of"]
 
 
 def obtain(
@@ -44,6 +44,11 @@ def obtain(
     if path is None:
         return remote.named(remote.ref(model), wish)
     return local.folder(path, wish) if local.is_folder(path) else local.file(path, wish)
+
+
+def quant_of(model: str) -> str | None:
+    """The quantization that a name like `org/name:Q8_0` says, which wins over the flags."""
+    return None if local.path_of(model) else remote.ref(model).quant
 
 
 def fetch_checkpoint(model: str, wish: Wish) -> Checkpoint:

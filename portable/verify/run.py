@@ -52,7 +52,7 @@ def verify(
         results = trial.results()
     if large:
         results.setdefault("generation", Skipped(f"the file has more than {size(limit)}"))
-    checks += _of_results(results, reference, why)
+    checks += _of_results(results, path, reference, why)
     return Verdict(tuple(checks))
 
 
@@ -107,7 +107,7 @@ def _sums(written: str | None, found: str) -> Check:
 
 
 def _of_results(
-    results: dict[str, Result], reference: Reference | None, why: str
+    results: dict[str, Result], path: Path, reference: Reference | None, why: str
 ) -> Iterator[Check]:
     """One check for each step of the trial, as far as it came."""
     for name in STEPS:
@@ -115,9 +115,9 @@ def _of_results(
             case None:
                 yield Check(name, "SKIP", "not reached")
             case Failed(reason):
-                yield Check(name, "FAIL", reason)
+                yield Check(name, "FAIL", _unnamed(reason, path))
             case Skipped(reason):
-                yield Check(name, "SKIP", reason)
+                yield Check(name, "SKIP", _unnamed(reason, path))
             case Loaded(architecture, parameters):
                 what = f"{architecture}, {parameters / 1e6:,.1f} M parameters"
                 yield Check(name, "PASS", f"llama.cpp finds every tensor of {what}")
@@ -127,6 +127,11 @@ def _of_results(
                 yield _template(prompts, reference)
             case Generated(count):
                 yield Check(name, "PASS", f"{count} tokens from finite logits")
+
+
+def _unnamed(reason: str, path: Path) -> str:
+    """A file that is not in its place yet has a name that tells nobody anything."""
+    return reason.replace(str(path.absolute()), "the file").replace(path.name, "the file")
 
 
 def _tokens(reference: Reference, ids: list[list[int]]) -> Check:
