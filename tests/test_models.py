@@ -254,6 +254,13 @@ def test_what_people_read(fake: FakeHub, checkpoint: Path) -> None:
     assert "architecture:" in shown and "qwen2" in shown and "plain" in shown
 
 
+def test_show_of_a_broken_file_says_so_and_fails(tmp_path: Path, ready: bytes) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(ready[:200])
+    assert "error:" in portable("show", broken, code=3).out
+    assert portable("show", broken, "--json", code=3).json["error"]
+
+
 def test_show_takes_the_default_quant_of_several(
     fake: FakeHub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

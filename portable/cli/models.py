@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.errors import UsageError
+from portable.errors import ModelFileError, UsageError
 from portable.flags import complete_model
 
 if TYPE_CHECKING:
@@ -166,15 +166,16 @@ def show(
     from portable import shelf
 
     facts = shelf.describe(model)
+    code = ModelFileError.exit_code if "error" in facts else 0
     if as_json:
         _print_json(facts)
-        return 0
+        return code
     template = facts.get("template")
     if template:
         facts["template"] = ", ".join(name for name, has in template.items() if has) or "plain"
     for line in _table([(f"{k}:", str(v)) for k, v in facts.items() if v not in (None, {})]):
         _print(line)
-    return 0
+    return code
 
 
 @app.command()
