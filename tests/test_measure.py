@@ -181,7 +181,7 @@ def test_text_files(tmp_path: Path) -> None:
         read_text(Path("/dev/zero"))
     with pytest.raises(UsageError, match="nothing"):
         read_text(tmp_path / "nothing.txt")
-    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
+    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1") * 512)
     with pytest.raises(UsageError, match="not UTF-8: byte 1"):
         read_text(tmp_path / "latin.txt")
 
@@ -211,7 +211,7 @@ def test_the_command_makes_a_matrix_that_convert_takes(pair: Any, tmp_path: Path
 
 
 def test_the_matrix_replaces_neither_the_model_nor_the_text(pair: Any, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
+    text = tmp_path / "text.gguf"
     text.write_text(TEXT)
     for output in (pair.base, text):
         code, said = ended(portable("imatrix", pair.base, text, "-o", output, cwd=tmp_path))
