@@ -72,7 +72,7 @@ class Running:
         KvType, typer.Option(help="KV cache: f16, q8_0 or q4_0 (less memory, less exact).")
     ] = _ENGINE["kv_type"]
     speculate: Annotated[
-        bool, typer.Option(help="Guess repetitions ahead; pays for edits and quotes.")
+        bool, typer.Option(help="Guess repetitions ahead: for edits and quotes.")
     ] = _ENGINE["speculate"]
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"

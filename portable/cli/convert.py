@@ -80,7 +80,6 @@ def convert(
     from portable.obtain import Wish, quant_of
     from portable.obtain.adapter import adapter_folder, base_name
     from portable.progress import progress
-    from portable.verify import accepting
 
     adapter = adapter_folder(model)
     if not adapter and (adapter_of or merge):
@@ -106,6 +105,8 @@ def convert(
     offline = offline or hub.offline_by_environment()
     with progress(quiet=quiet) as report:
         if verify and (merge or not adapter):
+            from portable.verify import accepting  # loads the runtime
+
             accept = accepting(say, report, brief=quiet)
             options = dataclasses.replace(options, accept=accept)
         wish = Wish(options.quant, revision, offline, say, report, keep, dry_run, imatrix)
