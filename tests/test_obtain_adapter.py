@@ -69,7 +69,7 @@ def test_merged_it_is_a_model(base: Path, adapter: Path, tmp_path: Path) -> None
         ({"model": REPO}, {}, REPO),
         ({"model_id_or_path": REPO, "use_hf": True}, {}, f"hf://{REPO}"),
         ({"model": REPO, "model_revision": "v2"}, {}, f"{REPO}@v2"),
-        ({"model": "/root/absent"}, {"base_model_name_or_path": REPO}, REPO),
+        ({"model": "/home/me/absent"}, {"base_model_name_or_path": REPO}, REPO),
         ({"model": 7}, {"base_model_name_or_path": f"ms://{REPO}"}, f"ms://{REPO}"),
         (None, {"base_model_name_or_path": REPO, "revision": "main"}, f"{REPO}@main"),
     ],
@@ -90,7 +90,7 @@ def test_a_base_in_a_folder_is_taken(base: Path, adapter: Path) -> None:
     assert base_name(adapter, print) == str(base)
 
 
-@pytest.mark.parametrize("name", ["/root/.cache/org/name", "", None, "name", "../../x"])
+@pytest.mark.parametrize("name", ["/home/me/.cache/org/name", "", None, "name", "../../x"])
 def test_a_base_that_cannot_be_had_is_asked_for(name: Any, adapter: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
     with pytest.raises(UsageError, match="--adapter-of"):
