@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.quants import TensorType
+from portable.gguf import ALIGNMENT, ARRAY, MAGIC, STRING
 
-MAGIC = b"GGUF"
 VERSION = 3
-ALIGNMENT = 32
 SCALARS = {
     "uint8": (0, "<B"),
     "uint32": (4, "<I"),
@@ -20,9 +19,6 @@ SCALARS = {
     "bool": (7, "<?"),
     "uint64": (10, "<Q"),
 }
-STRING, ARRAY = 8, 9
-# The key that holds the SHA-256 of everything after the head.
-CHECKSUM = "portable.tensors.sha256"
 
 # A key's kind and value: a name of SCALARS, "string", or one of them in the plural for a list.
 KeyValues = dict[str, tuple[str, Any]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.gguf_file import ALIGNMENT, ARRAY, MAGIC, STRING
+from portable.gguf import ALIGNMENT, ARRAY, MAGIC, STRING
 
 SCALARS = dict(enumerate(("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))
 SCALARS |= {10: "<u8", 11: "<i8", 12: "<f8"}

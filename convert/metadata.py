@@ -13,10 +13,11 @@ import gguf
 from convert.arch.table import Family
 from convert.checkpoint import Checkpoint
 from convert.config import Config, is_number
-from convert.gguf_file import CHECKSUM, Info, KeyValues, storable
+from convert.gguf_file import Info, KeyValues, storable
 from convert.quants import Quant
 from convert.vocab import Vocab
 from portable.errors import CheckpointError
+from portable.gguf import CHECKSUM
 
 QUANTIZATION_VERSION = 2
 CARD = "README.md"

@@ -107,18 +107,19 @@ class DiskError(PortableError):
 
 
 class Busy(PortableError):
+    """`seconds`: when to try again."""
+
     exit_code = 6
     status = 503
     code = "busy"
+    seconds = 2.0
 
 
 class QueueFull(Busy):
-    """`seconds`: when a place may be free."""
-
     status = 429
     code = "queue_full"
 
-    def __init__(self, message: str, *, seconds: float = 2, **more: Any) -> None:
+    def __init__(self, message: str, *, seconds: float = Busy.seconds, **more: Any) -> None:
         super().__init__(message, **more)
         self.seconds = seconds
 

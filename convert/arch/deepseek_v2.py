@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.arch import decoder, experts
+from convert.arch import decoder, experts, llama
 from convert.arch.decoder import BLOCK, LAYER
 from convert.arch.table import Row
 from convert.config import Config, is_number
@@ -23,14 +23,7 @@ from portable.errors import UnsupportedModel
 ARCHITECTURES: Sequence[str] = ("DeepseekV2ForCausalLM",)
 GGUF = "deepseek2"
 DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
+    **llama.DEFAULTS,
     "q_lora_rank": 1536,
     "kv_lora_rank": 512,
     "qk_nope_head_dim": 128,

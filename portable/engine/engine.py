@@ -98,7 +98,8 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
-        self._propose_drafts()
+        if self.config.speculate:
+            self._propose_drafts()
         if self._recall:
             self._recall.restore()
         plan = self.scheduler.schedule(self.pace.budget)
@@ -174,7 +175,7 @@ class Engine:
         """What this step cost, for the choice of the next ones' sizes."""
         if plan.reading or plan.size == plan.answering:
             self.pace.learn(plan.answering, plan.reading, seconds)
-        if not plan.reading:
+        if self.config.speculate and not plan.reading:
             self.costs.learn(plan.size, seconds)
 
     def _propose_drafts(self) -> None:

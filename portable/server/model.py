@@ -132,7 +132,7 @@ class ModelProcess:
     def _seconds_a_request(self) -> float:
         """How often a place becomes free, by the last answers."""
         if len(self._ended) < 2:
-            return 2.0
+            return QueueFull.seconds
         span = time.monotonic() - self._ended[0]
         return min(60.0, max(1.0, span / len(self._ended)))
 

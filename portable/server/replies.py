@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from portable.errors import Busy, PortableError, QueueFull
+from portable.errors import Busy, PortableError
 
 _TYPES = {
     401: "authentication_error",
@@ -55,8 +55,7 @@ async def from_error(_: Request, error: Exception) -> JSON:
     body = error_body(str(error), status=error.status, code=error.code, param=error.param)
     headers = {}
     if isinstance(error, Busy):
-        seconds = error.seconds if isinstance(error, QueueFull) else 2
-        headers = {"Retry-After": str(math.ceil(seconds)), "x-should-retry": "true"}
+        headers = {"Retry-After": str(math.ceil(error.seconds)), "x-should-retry": "true"}
     return JSON(body, error.status, headers)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from convert.gguf_file import CHECKSUM
 from convert.readback import read_tensors
 from convert.vocab.reference import Reference, Sample
 from portable import gguf
@@ -84,7 +83,7 @@ def _read_again(path: Path, report: Report) -> Iterator[Check]:
             head = gguf.read(shard)
             step(head.start)
             found = read_tensors(shard, head, step)
-            digests.append((head.keys.get(CHECKSUM), found.sha256))
+            digests.append((head.keys.get(gguf.CHECKSUM), found.sha256))
             invalid += found.invalid
             tensors += head.tensors
     except (ModelFileError, OSError) as error:
@@ -100,7 +99,7 @@ def _read_again(path: Path, report: Report) -> Iterator[Check]:
 
 def _sums(written: str | None, found: str) -> Check:
     if written is None:
-        return Check("file", "SKIP", f"it holds no checksum of its tensors ({CHECKSUM})")
+        return Check("file", "SKIP", f"it holds no checksum of its tensors ({gguf.CHECKSUM})")
     if written != found:
         return Check("file", "FAIL", "its tensors are not what was written: the SHA-256 differs")
     return Check("file", "PASS", f"read again from the disk, SHA-256 {written[:12]}… as written")
