@@ -14,7 +14,7 @@ import numpy.typing as npt
 from portable.engine.backend import Aborted, CacheFull, Spelling
 from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
-from portable.engine.promptcache import PromptCache
+from portable.engine.prompts.cache import PromptCache
 from portable.engine.sequence import Delta, SamplingParams, Slice
 
 END = 256

@@ -22,12 +22,12 @@ from fakes import ASK, GREEDY, FakeBackend, ask, make_engine, run, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portable.engine import promptfile
 from portable.engine.engine import Engine
 from portable.engine.prefix import Slot
-from portable.engine.promptcache import PromptCache
-from portable.engine.promptfile import Damaged
-from portable.engine.promptplan import superseded, worth_restoring, worth_saving
+from portable.engine.prompts import file as promptfile
+from portable.engine.prompts.cache import PromptCache
+from portable.engine.prompts.file import Damaged
+from portable.engine.prompts.plan import superseded, worth_restoring, worth_saving
 from portable.engine.worker import Streams, Worker
 
 ID = b"i" * 32
@@ -426,7 +426,7 @@ def test_another_models_states_are_left_alone(tmp_path: Path) -> None:
 WRITE = """
 import sys, numpy as np
 from pathlib import Path
-from portable.engine.promptcache import PromptCache
+from portable.engine.prompts.cache import PromptCache
 cache = PromptCache(Path(sys.argv[1]), b"i" * 32, 256 << 20)
 state = np.zeros(32 << 20, np.uint8)
 for start in range(10_000):

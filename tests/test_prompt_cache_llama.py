@@ -20,7 +20,7 @@ from portable import gguf
 from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
 from portable.engine.llama import Llama
-from portable.engine.promptcache import PromptCache
+from portable.engine.prompts.cache import PromptCache
 from portable.engine.sequence import Delta, SamplingParams
 from portable.engine.service import Service
 from portable.engine.worker import Streams

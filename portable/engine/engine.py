@@ -13,8 +13,8 @@ from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
 from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Move
-from portable.engine.promptcache import PromptCache
-from portable.engine.recall import Recall
+from portable.engine.prompts.cache import PromptCache
+from portable.engine.prompts.recall import Recall
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage

@@ -11,7 +11,7 @@ from portable.engine.engine import Engine
 from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
 from portable.engine.prompt import Prompter, template_of
-from portable.engine.promptcache import PromptCache
+from portable.engine.prompts.cache import PromptCache
 from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
 from portable.engine.worker import Deliver, Worker

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from portable.engine.backend import Backend
 from portable.engine.prefix import Move
-from portable.engine.promptcache import PromptCache
-from portable.engine.promptfile import head_size
-from portable.engine.promptplan import Candidate, superseded, worth_restoring, worth_saving
+from portable.engine.prompts.cache import PromptCache
+from portable.engine.prompts.file import head_size
+from portable.engine.prompts.plan import Candidate, superseded, worth_restoring, worth_saving
 from portable.engine.scheduler import Scheduler
 from portable.engine.sequence import Sequence
 

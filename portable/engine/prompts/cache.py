@@ -16,8 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portable.engine import promptfile
-from portable.engine.promptfile import Damaged
+from portable.engine.prompts import file as promptfile
+from portable.engine.prompts.file import Damaged
 
 if TYPE_CHECKING:
     from portable.engine.backend import State

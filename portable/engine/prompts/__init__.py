@@ -1,0 +1,1 @@
+"""Prefixes that outlive the process: which, in what files, and when."""
