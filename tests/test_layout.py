@@ -19,6 +19,7 @@ LAYERS = {
     "portable.bench": 5,
     "portable.chat": 5,
     "portable.server": 5,
+    "portable.dialects": 3,
     "portable.measure": 4,
     "portable.obtain": 4,
     "portable.facts": 4,
