@@ -109,6 +109,22 @@ class Sampling:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
+@dataclass(frozen=True)
+class Listening:
+    """Where a server listens, and for whom."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int | None, typer.Option(show_default="8000, or the next free one", min=0, max=65535)
+    ] = None
+    api_key: Annotated[
+        list[str] | None, typer.Option(envvar="PORTABLE_API_KEY", help="Repeatable.")
+    ] = None
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a key.")
+    ] = False
+
+
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take dataclasses: their fields become its flags, as typer reads them."""
     hints = get_type_hints(command, include_extras=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from portable.cli import convert, measure, models, quants, run, verify
+from portable.cli import convert, measure, models, quants, run, serve, verify
 from portable.cli.app import app
 
-__all__ = ["app", "convert", "main", "measure", "models", "quants", "run", "verify"]
+__all__ = ["app", "convert", "main", "measure", "models", "quants", "run", "serve", "verify"]
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""`portable chat`, `serve` and `bench`: everything that runs a model."""
+"""`portable chat` and `bench`, and what every command that runs a model needs first."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,7 +9,6 @@ import typer
 
 from portable.cli.app import app, edge, say
 from portable.flags import (
-    SLOTS,
     Running,
     Sampling,
     Source,
@@ -71,53 +69,6 @@ def chat(
         resume=resume,
     )
     return terminal.run(config, options, say)
-
-
-@app.command()
-@edge
-def serve(
-    source: Source,
-    running: Running,
-    sampling: Sampling,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(show_default="8000, or the next free one", min=0, max=65535)
-    ] = None,
-    api_key: Annotated[
-        list[str] | None, typer.Option(envvar="PORTABLE_API_KEY", help="Repeatable.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without a key.")
-    ] = False,
-    served_model_name: Annotated[
-        str | None,
-        typer.Option("--served-model-name", "--served_model_name", help="The id to show."),
-    ] = None,
-    any_model: Annotated[bool, typer.Option("--any-model", help="Accept any model name.")] = False,
-    fail_while_loading: Annotated[
-        bool, typer.Option("--fail-while-loading", help="503 instead of waiting for the model.")
-    ] = False,
-    parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
-) -> int:
-    """Serve a model to every OpenAI-compatible client."""
-    from portable.server.config import ServerConfig
-    from portable.server.run import choose_port, serve
-
-    config = ServerConfig(
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        insecure=insecure,
-        any_model=any_model,
-        sampling=sampling.said,
-        fail_while_loading=fail_while_loading,
-    )
-    if port is not None:  # what is wrong with it is said before anything is downloaded
-        choose_port(config, say)
-    found = obtained(source)
-    shown = names(found, served_model_name)
-    config = dataclasses.replace(config, names=shown, fallback=found.sampling)
-    return serve(engine(found, running, slots=parallel), config, say)
 
 
 @app.command()
@@ -203,9 +154,3 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         prompt_cache=None if most == 0 else store.prompts(),
         prompt_cache_bytes=most,
     )
-
-
-def names(found: Model, shown: str | None) -> tuple[str, ...]:
-    """All ids that mean this model, the one to show first."""
-    known = (shown, found.id, found.full_id, *found.aliases)
-    return tuple(dict.fromkeys(name for name in known if name))
