@@ -131,7 +131,9 @@ def running(
     given = {
         # One thread: two of llama.cpp's wait for each other, for ever on a busy machine.
         "engine": {"model": str(model_file()), "context": 2048, "threads": 1} | (engine or {}),
-        "server": {"port": 0, "names": NAMES} | server,
+        "model": {"names": NAMES}
+        | {name: server.pop(name) for name in ("names", "sampling", "fallback") if name in server},
+        "server": {"port": 0} | server,
     }
     made = Server([sys.executable, "-P", __file__, json.dumps(given)])
     try:
@@ -191,14 +193,19 @@ def main() -> int:
     from portable.errors import PortableError
     from portable.server.config import ServerConfig
     from portable.server.run import serve
+    from portable.server.served import ModelConfig
 
     given = json.loads(sys.argv[1])
     engine = msgspec.convert(given["engine"], EngineConfig, dec_hook=lambda kind, v: kind(v))
-    config = ServerConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in given["server"].items()}
+    model, config = (
+        {k: tuple(v) if isinstance(v, list) else v for k, v in given[part].items()}
+        for part in ("model", "server")
     )
+    models = [ModelConfig(engine=engine, **model)]
     try:
-        return serve(engine, config, lambda text: print(text, file=sys.stderr, flush=True))
+        return serve(
+            models, ServerConfig(**config), lambda text: print(text, file=sys.stderr, flush=True)
+        )
     except PortableError as error:
         print(f"portable: {error}", file=sys.stderr, flush=True)
         return error.exit_code

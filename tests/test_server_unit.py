@@ -18,8 +18,10 @@ from portable.engine.sequence import Delta, Usage
 from portable.errors import ModelFileError
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
+from portable.server.fleet import Fleet
 from portable.server.guard import Guard
 from portable.server.model import ModelProcess
+from portable.server.served import ModelConfig, Served
 from portable.server.state import State
 
 INFO = ModelInfo(
@@ -118,10 +120,12 @@ def play(script: Script, *, slots: int = 4, queue: int = 64, **config: Any) -> N
     """Run a script on a fresh application, in asyncio's debug mode; nothing may be left over."""
 
     async def main() -> None:
+        own = {name: config.pop(name) for name in ("sampling", "fallback") if name in config}
         settings = ServerConfig(**config)
         model = FakeProcess(slots=slots, queue=queue)
-        app = make_app(model.config, settings, lambda _: None)
-        app.state.portable = State(settings, model)
+        served = Served(ModelConfig(engine=model.config, **own), model)
+        app = make_app([served.config], settings, lambda _: None)
+        app.state.portable = State(settings, Fleet([served]))
         await asyncio.wait_for(script(app, model), 20)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, left
@@ -313,7 +317,7 @@ def test_the_waiting_line_has_an_end_while_loading_too() -> None:
 def test_a_defect_of_ours_is_a_500_without_a_traceback() -> None:
     async def script(app: Starlette, model: FakeProcess) -> None:
         model.load()
-        app.state.portable.names = None
+        app.state.portable = None
         call = Call(app)
         with pytest.raises(AttributeError):  # for uvicorn to log
             await call.task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +34,7 @@ def serve(
     """Serve a model to every OpenAI-compatible client."""
     from portable.server.config import ServerConfig
     from portable.server.run import choose_port, serve
+    from portable.server.served import ModelConfig
 
     config = ServerConfig(
         host=listening.host,
@@ -42,15 +42,18 @@ def serve(
         api_keys=tuple(listening.api_key or ()),
         insecure=listening.insecure,
         any_model=any_model,
-        sampling=sampling.said,
         fail_while_loading=fail_while_loading,
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(config, say)
     found = obtained(source)
-    shown = names(found, served_model_name)
-    config = dataclasses.replace(config, names=shown, fallback=found.sampling)
-    return serve(engine(found, running, slots=parallel), config, say)
+    model = ModelConfig(
+        engine=engine(found, running, slots=parallel),
+        names=names(found, served_model_name),
+        sampling=sampling.said,
+        fallback=found.sampling,
+    )
+    return serve([model], config, say)
 
 
 def names(found: Model, shown: str | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,3 +56,23 @@ class Plain:
 
 
 PLAIN: Reader = Plain()  # it keeps nothing, so one is enough for all answers
+
+
+NOTHING = Said()
+
+
+def joined(parts: Iterable[Said]) -> Said:
+    """Pieces of one answer as one; each call whole."""
+    content, reasoning, calls = "", "", dict[int, CallDelta]()
+    for part in parts:
+        content += part.content
+        reasoning += part.reasoning
+        for call in part.calls:
+            known = calls.get(call.index, CallDelta(call.index))
+            calls[call.index] = CallDelta(
+                call.index,
+                known.id or call.id,
+                known.name or call.name,
+                known.arguments + call.arguments,
+            )
+    return Said(content, reasoning, tuple(calls[index] for index in sorted(calls)))

@@ -1,41 +1,43 @@
-"""The application: routes, the guard before them, and the model process behind them."""
+"""The application: routes, the guard before them, and the models behind them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 
-from portable.engine.config import EngineConfig
-from portable.server.chat import chat_completions
-from portable.server.completions import completions
+from portable.server.api.chat import chat_completions
+from portable.server.api.completions import completions
+from portable.server.api.models import health, list_models, one_model
 from portable.server.config import ServerConfig
+from portable.server.fleet import Fleet
 from portable.server.guard import PUBLIC, Guard
 from portable.server.model import ModelProcess
-from portable.server.models import health, list_models, one_model
 from portable.server.replies import HANDLERS, from_defect
+from portable.server.served import ModelConfig, Served
 from portable.server.state import State
 
-Started = Callable[[ModelProcess], None]
+Started = Callable[[Fleet], None]
 
 
-def make_app(engine: EngineConfig, config: ServerConfig, started: Started) -> Starlette:
-    """One application for one model. `started` gets the process that the lifespan begins."""
+def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Started) -> Starlette:
+    """One application for these models. `started` gets them when the lifespan begins."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        model = ModelProcess(engine, config.silent_seconds)
-        app.state.portable = State(config, model)
-        model.start()
-        started(model)
+        served = [Served(m, ModelProcess(m.engine, config.silent_seconds)) for m in models]
+        fleet = Fleet(served, any_model=config.any_model)
+        app.state.portable = State(config, fleet)
+        fleet.start()
+        started(fleet)
         try:
             yield
         finally:
-            await model.stop()
+            await fleet.stop()
 
     routes = [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),

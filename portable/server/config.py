@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from portable.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Where the server listens, for whom, and under which names it serves its model.
+    """Where the server listens, and for whom.
 
-    `port` None takes 8000 or the next free one. `names` are the model's ids, the first one is
-    shown. A field that a request leaves out is taken from `sampling`, else from the model's own
-    file, else from `fallback`. A model's process that is silent for `silent_seconds` is ended and
-    started again. Raises UsageError for an address that anybody could reach without a key.
+    `port` None takes 8000 or the next free one. A model's process that is silent for
+    `silent_seconds` is ended and started again. Raises UsageError for an address that anybody
+    could reach without a key.
     """
 
     host: str = "127.0.0.1"
     port: int | None = None
     api_keys: tuple[str, ...] = ()
     insecure: bool = False
-    names: tuple[str, ...] = ("default",)
     any_model: bool = False
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    fallback: Mapping[str, Any] = field(default_factory=dict)
     fail_while_loading: bool = False
     keep_alive_seconds: float = 10.0
     status_after_seconds: float = 10.0

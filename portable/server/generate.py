@@ -1,4 +1,4 @@
-"""One request's way through the server: sent to the model, read as one answer or as a stream.
+"""One request's way through the server: sent to its model, read as one answer or as a stream.
 
 From `accepted` on the status line may be sent; a client that leaves takes its request with it.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
-from portable import __version__
+from portable.dialects.said import Reader, joined
 from portable.engine.sequence import Delta, Usage
-from portable.errors import Busy, EngineError, PortableError
+from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
-from portable.server.config import ServerConfig
-from portable.server.model import MakeCommand, ModelProcess, Stream
-from portable.server.replies import ClientLeft
+from portable.server.layout import Answer, Layout, Piece
+from portable.server.model import Stream
+from portable.server.replies import JSON, ClientLeft
+from portable.server.served import Served
+from portable.server.state import State
+from portable.server.wanted import Wanted
 
 T = TypeVar("T")
 log = logging.getLogger("portable")
@@ -33,176 +34,139 @@ class Loading(Busy):
     code = "model_loading"
 
 
-@dataclass(slots=True)
-class Answer:
-    """A whole answer."""
-
-    text: str
-    finish_reason: str
-    usage: Usage | None
-
-
-@dataclass(slots=True)
-class Ask:
-    """One answer that is wanted; the prompt's number of tokens is known once it is accepted."""
-
-    id: str
-    command: MakeCommand
-    prompt_tokens: int | None = None
+async def respond(request: Request, wanted: Wanted, lay_out: Callable[[str], Layout]) -> Response:
+    """A whole answer, or with `stream` its events as they come; `lay_out` gets the model's id."""
+    state: State = request.app.state.portable
+    served = state.fleet.resolve(wanted.model)
+    exchange = Exchange(request, state, served, wanted, lay_out(served.id))
+    try:
+        return await (exchange.stream() if wanted.stream else exchange.whole())
+    except InvalidRequest as error:  # the engine knows prompts only as messages
+        error.param = wanted.param if error.param == "messages" else error.param
+        raise
 
 
-@dataclass(slots=True)
-class Envelope:
-    """What all parts of one reply share, and how they are laid out on the wire.
+class Exchange:
+    """One request, its model, and the layout of the reply."""
 
-    `start`, `delta` and `finish` build the `choices` of a first, a middle and a last chunk of the
-    answer of that index.
-    """
+    def __init__(
+        self, request: Request, state: State, served: Served, wanted: Wanted, layout: Layout
+    ) -> None:
+        if wanted.answers > (slots := served.process.config.slots):
+            raise InvalidRequest(f"n: at most {slots} answers at once", param="n")
+        self._request = request
+        self._config = state.config
+        self._served = served
+        self._wanted = wanted
+        self._layout = layout
+        self._prompt_tokens: int | None = None
 
-    kind: str
-    model: str
-    prefix: str
-    start: Callable[[int], list[dict[str, Any]]] | None
-    delta: Callable[[int, str], list[dict[str, Any]]]
-    finish: Callable[[int, str], list[dict[str, Any]]]
-    include_usage: bool = False
-    id: str = field(init=False)
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-
-    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> sse.Chunk:
-        return {
-            "id": self.id,
-            "object": self.kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": f"portable-{__version__}",
-            "choices": choices,
-            **more,
-        }
-
-
-class Generator:
-    """Asks one model process; shared by all endpoints that make text."""
-
-    def __init__(self, model: ModelProcess, config: ServerConfig) -> None:
-        self._model = model
-        self._config = config
-
-    def open(self, id: str, command: MakeCommand) -> Stream:
-        """Send the request. Raises QueueFull, or Loading if nobody shall wait for the model."""
-        if self._config.fail_while_loading and not self._model.ready.is_set():
-            raise Loading("the model is loading", hint="try again in a few seconds")
-        return self._model.open(id, command)
-
-    async def accepted(self, request: Request, stream: Stream, *, patient: bool) -> int | None:
-        """The prompt's number of tokens once the model has taken it; raises what it refuses with.
-
-        An impatient caller gets None after `status_after_seconds`, while the model is still loading
-        or a very long prompt is read: its stream begins, and an error comes as an event.
-        """
-        limit = None if patient else self._config.status_after_seconds
-        try:
-            return await asyncio.wait_for(
-                _unless_left(request, asyncio.shield(stream.accepted)), limit
-            )
-        except TimeoutError:
-            return None
-        except BaseException:
-            self._model.close(stream)
-            raise
-
-    async def answer(self, request: Request, stream: Stream) -> Answer:
-        """All of it. Raises EngineError, or ClientLeft."""
-        try:
-            return await _unless_left(request, _collect(stream))
-        finally:
-            self._model.close(stream)
-
-    async def answers(self, request: Request, asks: list[Ask]) -> list[Answer]:
+    async def whole(self) -> Response:
         """Whole answers, decoded together; the first error stops the others and is raised."""
-
-        async def one(ask: Ask) -> Answer:
-            stream = self.open(ask.id, ask.command)
-            ask.prompt_tokens = await self.accepted(request, stream, patient=True)
-            return await self.answer(request, stream)
-
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(ask)) for ask in asks]
+                tasks = [group.create_task(self._answer(at)) for at in range(self._wanted.answers)]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        body = self._layout.body([task.result() for task in tasks])
+        return JSON(body, headers=self._headers())
 
-    async def streams(self, request: Request, asks: list[Ask]) -> list[Stream]:
-        """A stream for each, accepted; or the first error, and none of them runs."""
-        opened: list[Stream] = []
+    async def stream(self) -> Response:
+        """Events; an error before all answers are accepted is raised, and none of them runs."""
+        streams: list[Stream] = []
+
+        def close() -> None:
+            for stream in streams:
+                self._served.process.close(stream)
+
         try:
-            for ask in asks:
-                opened.append(self.open(ask.id, ask.command))
-            for ask, stream in zip(asks, opened, strict=True):
-                ask.prompt_tokens = await self.accepted(request, stream, patient=False)
+            streams += [self._open(at) for at in range(self._wanted.answers)]
+            for at, stream in enumerate(streams):
+                await self._accepted(at, stream, patient=False)
         except BaseException:
-            self._close(opened)
+            close()
             raise
-        return opened
+        return sse.EventStream(self._events(streams), self._headers(), close)
 
-    def stream(
-        self, streams: list[Stream], envelope: Envelope, headers: dict[str, str]
-    ) -> sse.EventStream:
-        """The answers as events, as they come; a client that leaves cancels the request."""
-        events = self._events(streams, envelope)
-        return sse.EventStream(events, headers, lambda: self._close(streams))
+    def _open(self, at: int) -> Stream:
+        """Send the request. Raises QueueFull, or Loading if nobody shall wait for the model."""
+        process, id = self._served.process, self._layout.id
+        if self._config.fail_while_loading and not process.ready.is_set():
+            raise Loading("the model is loading", hint="try again in a few seconds")
+        id = f"{id}-{at}" if at else id
+        return process.open(id, lambda: self._served.command(self._wanted, id, at))
 
-    def _close(self, streams: list[Stream]) -> None:
-        for stream in streams:
-            self._model.close(stream)
+    async def _accepted(self, at: int, stream: Stream, *, patient: bool) -> None:
+        """Wait until the model has taken it; raises what it refuses with.
 
-    async def _events(self, streams: list[Stream], envelope: Envelope) -> AsyncIterator[bytes]:
-        if envelope.start:
-            for index in range(len(streams)):
-                yield sse.event(envelope.chunk(envelope.start(index)))
+        Who is impatient waits `status_after_seconds`, while the model is still loading or a very
+        long prompt is read: then the stream begins, and an error comes as an event.
+        """
+        limit = None if patient else self._config.status_after_seconds
+        wait = _unless_left(self._request, asyncio.shield(stream.accepted))
+        try:
+            tokens = await asyncio.wait_for(wait, limit)
+        except TimeoutError:
+            return
+        if at == 0:
+            self._prompt_tokens = tokens
+
+    async def _answer(self, at: int) -> Answer:
+        """All of it. Raises EngineError, or ClientLeft."""
+        stream = self._open(at)
+        try:
+            await self._accepted(at, stream, patient=True)
+            return await _unless_left(self._request, self._collect(stream))
+        finally:
+            self._served.process.close(stream)
+
+    async def _collect(self, stream: Stream) -> Answer:
+        reader = self._served.reader(self._wanted)
+        parts = []
+        async for delta in stream:
+            if delta.error:
+                raise _as_error(delta)
+            for piece in _pieces(0, delta, reader):
+                parts.append(piece.said)
+                if piece.finish_reason:
+                    used = piece.usage or Usage(0, 0, 0)
+                    return Answer(joined(parts), piece.finish_reason, used)
+        raise EngineError("the answer ended without a reason")
+
+    async def _events(self, streams: list[Stream]) -> AsyncIterator[bytes]:
+        layout = self._layout
+        readers: dict[int, Reader] = {}
         spent: list[Usage] = []
+        yield b"".join(layout.begin(len(streams)))
         async for index, delta in sse.with_keep_alive(streams, self._config.keep_alive_seconds):
             if delta is None:
-                yield sse.event(envelope.chunk(envelope.delta(index, "")))
+                yield b"".join(layout.silence(index))
             elif delta.error:
-                code, message = delta.error
-                yield sse.error_event(message, code)
-                break
+                yield b"".join(layout.failure(*delta.error))
+                return
             else:
-                for part in _chunks(index, delta, envelope):
-                    yield sse.event(part)
-                if delta.usage:
-                    spent.append(delta.usage)
-        if envelope.include_usage and spent:
-            yield sse.event(envelope.chunk([], usage=sse.usage(*spent)))
-        yield sse.DONE
+                if index not in readers:
+                    readers[index] = self._served.reader(self._wanted)
+                pieces = _pieces(index, delta, readers[index])
+                if sent := b"".join(part for piece in pieces for part in layout.piece(piece)):
+                    yield sent
+                if delta.finish_reason:
+                    spent.append(delta.usage or Usage(0, 0, 0))
+        yield b"".join(layout.end(spent))
+
+    def _headers(self) -> dict[str, str]:
+        return self._served.clamped(self._wanted.said, self._prompt_tokens)
 
 
-def _chunks(index: int, delta: Delta, envelope: Envelope) -> list[sse.Chunk]:
-    """The chunks of one delta; the last text comes before the reason, as all clients expect."""
-    parts = [envelope.chunk(envelope.delta(index, delta.text))] if delta.text else []
+def _pieces(index: int, delta: Delta, reader: Reader) -> Iterator[Piece]:
+    """What one delta says; the last text comes before the reason, as all clients expect."""
+    if delta.text and (said := reader.push(delta.text)):
+        yield Piece(index, said)
     if delta.finish_reason:
-        own = {} if envelope.include_usage else {"usage": sse.usage(delta.usage)}
-        last = envelope.finish(index, delta.finish_reason)
-        parts.append(envelope.chunk(last, **own, timings=sse.timings(delta.usage)))
+        if said := reader.finish():
+            yield Piece(index, said)
+        yield Piece(index, finish_reason=delta.finish_reason, usage=delta.usage)
         log_usage(delta.usage)
-    return parts
-
-
-async def _collect(stream: Stream) -> Answer:
-    texts: list[str] = []
-    async for delta in stream:
-        texts.append(delta.text)
-        if delta.error:
-            raise _as_error(delta)
-        if delta.finish_reason:
-            log_usage(delta.usage)
-            return Answer("".join(texts), delta.finish_reason, delta.usage)
-    raise EngineError("the answer ended without a reason")
 
 
 def _as_error(delta: Delta) -> PortableError:

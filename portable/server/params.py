@@ -8,7 +8,9 @@ import msgspec
 
 from portable.errors import InvalidRequest
 from portable.server import structure
-from portable.server.wire import ChatMessage, ChatRequest, CompletionRequest, Part, Sampling
+from portable.server.wire.chat import ChatMessage, ChatRequest, Part
+from portable.server.wire.completions import CompletionRequest
+from portable.server.wire.sampling import Sampling
 
 _COPIED = (
     "temperature",
@@ -38,11 +40,6 @@ def sampling(request: Sampling) -> dict[str, Any]:
         said["grammar"] = shape
     stop = request.stop
     return said | {"stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
-
-
-def of_choice(said: dict[str, Any], index: int) -> dict[str, Any]:
-    """The same for one of several answers: with a seed each draws its own, the same each time."""
-    return said | {"seed": said["seed"] + index} if "seed" in said else said
 
 
 def token_limit(request: Sampling) -> int | None:

@@ -7,35 +7,37 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
 import uvicorn.config
 
-from portable.engine.config import EngineConfig
 from portable.engine.machine import check_file
 from portable.errors import EngineError, PortableError
 from portable.server import ports
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
+from portable.server.fleet import Fleet
 from portable.server.model import ModelProcess
 from portable.server.ports import choose_port
+from portable.server.served import ModelConfig, Served
 
 __all__ = ["choose_port", "serve"]
 
 log = logging.getLogger("portable")
 
 
-def serve(engine: EngineConfig, config: ServerConfig, say: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit code.
+def serve(models: Sequence[ModelConfig], config: ServerConfig, say: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code. The first model is the default.
 
     Raises UsageError, PortInUse or ModelFileError before anything is loaded.
     """
-    for file in filter(None, (engine.model, engine.adapter)):
-        check_file(file)
+    for engine in (model.engine for model in models):
+        for file in filter(None, (engine.model, engine.adapter)):
+            check_file(file)
     sockets = ports.listen(config, say)
-    server = _Server(engine, config)
+    server = _Server(models, config)
     server.run(sockets)
     if server.error:
         raise server.error
@@ -43,11 +45,11 @@ def serve(engine: EngineConfig, config: ServerConfig, say: Callable[[str], None]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with the model beside it: its end is the server's end."""
+    """uvicorn, with the models beside it: the end of a lone one is the server's end."""
 
-    def __init__(self, engine: EngineConfig, config: ServerConfig) -> None:
+    def __init__(self, models: Sequence[ModelConfig], config: ServerConfig) -> None:
         settings = uvicorn.Config(
-            make_app(engine, config, self._begin),
+            make_app(models, config, self._begin),
             http="h11",
             ws="none",
             log_config=_log_config(),
@@ -58,8 +60,8 @@ class _Server(uvicorn.Server):
         super().__init__(settings)
         self.error: PortableError | None = None
         self.interrupted = False
-        self._names, self._drain_seconds = config.names, config.drain_seconds
-        self._model: ModelProcess | None = None
+        self._drain_seconds = config.drain_seconds
+        self._fleet: Fleet | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -80,16 +82,18 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self.interrupted = sig == signal.SIGINT
 
-    def _begin(self, model: ModelProcess) -> None:
-        self._model = model
+    def _begin(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._tell(model)), loop.create_task(self._follow(model))}
+        self._tasks = {loop.create_task(self._tell(served)) for served in fleet.models}
+        if len(fleet.models) == 1:
+            self._tasks.add(loop.create_task(self._follow(fleet.default.process)))
 
-    async def _tell(self, model: ModelProcess) -> None:
-        await model.ready.wait()
-        if info := model.info:
-            log.info("%s is ready in %.1f s: %s", self._names[0], info.load_seconds, info.placement)
-            log.info("%s; context %d tokens", model.offload_reason, info.context)
+    async def _tell(self, served: Served) -> None:
+        await served.process.ready.wait()
+        if info := served.process.info:
+            log.info("%s is ready in %.1f s: %s", served.id, info.load_seconds, info.placement)
+            log.info("%s; context %d tokens", served.process.offload_reason, info.context)
 
     async def _follow(self, model: ModelProcess) -> None:
         await model.gone.wait()
@@ -97,8 +101,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def _cut_short(self) -> None:
-        if self._model:
-            self._model.fail_all(EngineError("the server is shutting down"))
+        if self._fleet:
+            self._fleet.fail_all(EngineError("the server is shutting down"))
 
 
 def _log_config() -> dict[str, object]:

@@ -1,8 +1,4 @@
-"""Answers as server-sent events that the OpenAI clients and ms-swift's client both survive.
-
-Measured: an SSE comment as keep-alive hangs ms-swift's client for ever, a chunk without `content`
-breaks the tutorial's openai script. So every event is a `data:` chunk with a text.
-"""
+"""Server-sent events: the response that carries them, and the silences between deltas."""
 
 from __future__ import annotations
 
@@ -15,11 +11,9 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from portable.engine.sequence import Delta, Usage
+from portable.engine.sequence import Delta
 from portable.server.model import Stream
-from portable.server.replies import error_body
 
-Chunk = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
@@ -44,13 +38,8 @@ class EventStream(StreamingResponse):
             self._close()
 
 
-def event(chunk: Chunk) -> bytes:
-    return b"data: " + _encode(chunk) + b"\n\n"
-
-
-def error_event(message: str, code: str | None) -> bytes:
-    """An error after the first byte, for both kinds of clients."""
-    return event(error_body(message, code=code))
+def event(data: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(data) + b"\n\n"
 
 
 async def with_keep_alive(
@@ -96,31 +85,3 @@ async def _merged(streams: list[Stream], seconds: float) -> AsyncIterator[tuple[
 def _says(delta: Delta) -> bool:
     """Whether a client gets to see something of it: half characters, for one, are not sent."""
     return bool(delta.text or delta.finish_reason)
-
-
-def usage(*spent: Usage | None) -> dict[str, Any]:
-    """OpenAI's usage object of one prompt's answers."""
-    known = [used or Usage(0, 0, 0) for used in spent]
-    prompt = max((used.prompt_tokens for used in known), default=0)
-    completion = sum(used.completion_tokens for used in known)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(u.cached_tokens for u in known)},
-    }
-
-
-def timings(used: Usage | None) -> dict[str, Any]:
-    """Where the time went, in seconds and tokens a second."""
-    if used is None:
-        return {}
-    return {
-        "queue_seconds": round(used.queue_seconds, 4),
-        "prompt_seconds": round(used.prompt_seconds, 4),
-        "decode_seconds": round(used.decode_seconds, 4),
-        "prompt_per_second": round(used.prompt_rate, 2),
-        "predicted_per_second": round(used.decode_rate, 2),
-        "draft_n": used.drafted_tokens,
-        "draft_n_accepted": used.accepted_tokens,
-    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from portable.engine.sequence import Grammar
 from portable.errors import InvalidRequest
-from portable.server.wire import Sampling
+from portable.server.wire.sampling import Sampling
 
 
 def grammar(request: Sampling) -> Grammar | None:

@@ -8,23 +8,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.server.replies import JSON
+from portable.server.served import Served
 from portable.server.state import State
 
 
 async def list_models(request: Request) -> Response:
+    """All of them, the default first. Wakes none."""
     state: State = request.app.state.portable
-    return JSON({"object": "list", "data": [describe(state)]})
+    data = [describe(served) for served in state.fleet.models]
+    return JSON({"object": "list", "data": data})
 
 
 async def one_model(request: Request) -> Response:
     state: State = request.app.state.portable
-    state.names.resolve(request.path_params["id"])
-    return JSON(describe(state))
+    return JSON(describe(state.fleet.resolve(request.path_params["id"])))
 
 
 async def health(request: Request) -> Response:
-    """200 when the model answers; 503 while it is loading, and when it cannot be loaded."""
-    model = request.app.state.portable.model
+    """200 when the default model answers; 503 while it is loading, and when it cannot be loaded."""
+    state: State = request.app.state.portable
+    model = state.fleet.default.process
     if model.gone.is_set():
         return JSON({"status": "failed", "message": str(model.failure)}, 503)
     if not model.ready.is_set():
@@ -32,21 +35,22 @@ async def health(request: Request) -> Response:
     return JSON({"status": "ok"})
 
 
-def describe(state: State) -> dict[str, Any]:
+def describe(served: Served) -> dict[str, Any]:
     """One entry of the model list; `meta` says what ran where."""
-    info = state.model.info
+    process = served.process
+    info = process.info
     entry: dict[str, Any] = {
-        "id": state.names.served,
+        "id": served.id,
         "object": "model",
-        "created": state.created,
+        "created": served.created,
         "owned_by": "portable",
     }
     if info is None:
         return entry | {"meta": {"state": "loading"}}
     meta = {
-        "state": "ready" if state.model.ready.is_set() else "loading",
-        "running": state.model.running,
-        "restarts": state.model.restarts,
+        "state": "ready" if process.ready.is_set() else "loading",
+        "running": process.running,
+        "restarts": process.restarts,
         "n_ctx": info.context,
         "n_ctx_train": info.trained_context,
         "n_params": info.parameters,

@@ -1,0 +1,1 @@
+"""The endpoints: each reads its wire format, and lays its answers out in it."""

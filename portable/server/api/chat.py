@@ -1,0 +1,69 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from portable.server import params
+from portable.server.generate import respond
+from portable.server.layout import Answer, Piece
+from portable.server.openai import Chunks, timings, usage
+from portable.server.wanted import Conversation, Wanted
+from portable.server.wire.chat import ChatRequest
+from portable.server.wire.parse import parse
+
+
+async def chat_completions(request: Request) -> Response:
+    """A whole answer, or with `stream` its chunks as they come."""
+    asked = parse(await request.body(), ChatRequest)
+    params.refuse_unsupported(asked)
+    conversation = Conversation(params.chat_messages(asked), params.template_options(asked))
+    wanted = Wanted(
+        prompts=[conversation],
+        said=params.sampling(asked),
+        model=asked.model,
+        count=asked.n or 1,
+        stream=bool(asked.stream),
+    )
+    return await respond(
+        request, wanted, lambda model: ChatLayout(model, include_usage=asked.includes_usage)
+    )
+
+
+class ChatLayout(Chunks):
+    """Choices with a message, or with what is added to it."""
+
+    kind, prefix = "chat.completion.chunk", "chatcmpl"
+
+    def start(self, index: int) -> list[dict[str, Any]]:
+        return _choices(index, role="assistant", content="")
+
+    def delta(self, piece: Piece) -> list[dict[str, Any]]:
+        return _choices(piece.index, content=piece.said.content)
+
+    def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
+        # An empty text, not an empty delta: the tutorial's script adds it to a string.
+        return _choices(index, reason, content="")
+
+    def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        used = [answer.usage for answer in answers]
+        choices = [_choice(index, answer) for index, answer in enumerate(answers)]
+        spent = {"usage": usage(*used), "timings": timings(used[0])}
+        return self.whole("chat.completion", choices, **spent)
+
+
+def _choices(index: int, finish: str | None = None, **delta: Any) -> list[dict[str, Any]]:
+    return [{"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}]
+
+
+def _choice(index: int, answer: Answer) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": answer.said.content, "tool_calls": None},
+        "finish_reason": answer.finish_reason,
+        "logprobs": None,
+    }

@@ -1,0 +1,111 @@
+"""POST /v1/completions: raw text, no template; several prompts make several choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from portable.engine.sequence import Usage
+from portable.errors import InvalidRequest
+from portable.server import params
+from portable.server.generate import respond
+from portable.server.layout import Answer, Piece
+from portable.server.openai import Chunks, usage
+from portable.server.wanted import Prompt, Wanted
+from portable.server.wire.completions import CompletionRequest
+from portable.server.wire.parse import parse
+
+_MAX_PROMPTS = 16
+_MAX_ID = 1 << 31
+
+
+async def completions(request: Request) -> Response:
+    """A whole answer, or with `stream` its chunks as they come."""
+    asked = parse(await request.body(), CompletionRequest)
+    params.refuse_unsupported(asked)
+    prompts = read_prompts(asked.prompt)
+    if asked.echo and not all(isinstance(prompt, str) for prompt in prompts):
+        raise InvalidRequest("echo: only a prompt that is text can be echoed", param="echo")
+    wanted = Wanted(
+        prompts=prompts,
+        said=params.sampling(asked),
+        model=asked.model,
+        count=asked.n or 1,
+        stream=bool(asked.stream),
+        param="prompt",
+    )
+    echoed = [str(prompt) if asked.echo else "" for prompt in prompts]
+    return await respond(
+        request,
+        wanted,
+        lambda model: TextLayout(model, echoed, wanted.count, include_usage=asked.includes_usage),
+    )
+
+
+def read_prompts(prompt: str | list[Any]) -> list[Prompt]:
+    """One text, texts, token ids, or lists of them. Raises InvalidRequest for anything else."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if _are_ids(prompt):
+        return [prompt]
+    if not prompt or not all(isinstance(p, str) or _are_ids(p) for p in prompt):
+        raise InvalidRequest("prompt: a text, token ids, or a list of either", param="prompt")
+    if len(prompt) > _MAX_PROMPTS:
+        raise InvalidRequest(f"prompt: at most {_MAX_PROMPTS} prompts", param="prompt")
+    return prompt
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_id, value))
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_ID
+
+
+class TextLayout(Chunks):
+    """Choices with a text: `count` to each prompt, in the prompts' order, each after its echo."""
+
+    kind, prefix = "text_completion", "cmpl"
+
+    def __init__(
+        self, model: str, echoed: Sequence[str], count: int, *, include_usage: bool
+    ) -> None:
+        super().__init__(model, include_usage=include_usage)
+        self._echoed, self._count = echoed, count
+
+    def start(self, index: int) -> list[dict[str, Any]]:
+        echo = self._echo(index)
+        return _choices(index, echo) if echo else []
+
+    def delta(self, piece: Piece) -> list[dict[str, Any]]:
+        return _choices(piece.index, piece.said.content)
+
+    def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
+        return _choices(index, "", reason)
+
+    def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        choices = []
+        for at, answer in enumerate(answers):
+            text = self._echo(at) + answer.said.content
+            choices += _choices(at, text, answer.finish_reason)
+        return self.whole(self.kind, choices, usage=usage(self._total(answers)))
+
+    def _total(self, answers: Sequence[Answer]) -> Usage:
+        """Each prompt counts once, however many answers it has."""
+        used = [answer.usage for answer in answers]
+        return Usage(
+            prompt_tokens=sum(u.prompt_tokens for u in used[:: self._count]),
+            cached_tokens=sum(u.cached_tokens for u in used[:: self._count]),
+            completion_tokens=sum(u.completion_tokens for u in used),
+        )
+
+    def _echo(self, index: int) -> str:
+        return self._echoed[index // self._count]
+
+
+def _choices(index: int, text: str, finish: str | None = None) -> list[dict[str, Any]]:
+    return [{"index": index, "text": text, "finish_reason": finish, "logprobs": None}]

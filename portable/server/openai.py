@@ -1,0 +1,110 @@
+"""What OpenAI's two text endpoints share on the wire: chunks, usage, timings.
+
+Measured: an SSE comment as keep-alive hangs ms-swift's client for ever, a chunk without `content`
+breaks the tutorial's openai script. So every event is a `data:` chunk with a text.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from portable import __version__
+from portable.engine.sequence import Usage
+from portable.server import sse
+from portable.server.layout import Piece
+from portable.server.replies import error_body
+
+
+class Chunks(ABC):
+    """A reply as OpenAI's chunks; `delta`, `start` and `finish` say what their choices hold."""
+
+    kind: str
+    prefix: str
+
+    def __init__(self, model: str, *, include_usage: bool) -> None:
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self._include_usage = include_usage
+        self._shared = {
+            "id": self.id,
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"portable-{__version__}",
+        }
+
+    @abstractmethod
+    def start(self, index: int) -> list[dict[str, Any]]:
+        """The choices of the first chunk; none where there is nothing to say yet."""
+
+    @abstractmethod
+    def delta(self, piece: Piece) -> list[dict[str, Any]]:
+        """The choices of a chunk in the middle."""
+
+    @abstractmethod
+    def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
+        """The choices of the last chunk of one answer."""
+
+    def begin(self, count: int) -> Iterator[bytes]:
+        for index in range(count):
+            if choices := self.start(index):
+                yield self._event(choices)
+
+    def piece(self, piece: Piece) -> Iterator[bytes]:
+        if piece.finish_reason:
+            own = {} if self._include_usage else {"usage": usage(piece.usage)}
+            last = self.finish(piece.index, piece.finish_reason)
+            yield self._event(last, **own, timings=timings(piece.usage))
+        else:
+            yield self._event(self.delta(piece))
+
+    def silence(self, index: int) -> Iterator[bytes]:
+        yield self._event(self.delta(Piece(index)))
+
+    def failure(self, code: str, message: str) -> Iterator[bytes]:
+        """For both kinds of clients, OpenAI's and ms-swift's."""
+        yield sse.event(error_body(message, code=code))
+        yield sse.DONE
+
+    def end(self, spent: Sequence[Usage]) -> Iterator[bytes]:
+        if self._include_usage and spent:
+            yield self._event([], usage=usage(*spent))
+        yield sse.DONE
+
+    def whole(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """The reply as one object."""
+        return {**self._shared, "object": kind, "choices": choices, **more}
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return sse.event({**self._shared, "choices": choices, **more})
+
+
+def usage(*spent: Usage | None) -> dict[str, Any]:
+    """OpenAI's usage object of one prompt's answers."""
+    known = [used or Usage(0, 0, 0) for used in spent]
+    prompt = max((used.prompt_tokens for used in known), default=0)
+    completion = sum(used.completion_tokens for used in known)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(u.cached_tokens for u in known)},
+    }
+
+
+def timings(used: Usage | None) -> dict[str, Any]:
+    """Where the time went, in seconds and tokens a second."""
+    if used is None:
+        return {}
+    return {
+        "queue_seconds": round(used.queue_seconds, 4),
+        "prompt_seconds": round(used.prompt_seconds, 4),
+        "decode_seconds": round(used.decode_seconds, 4),
+        "prompt_per_second": round(used.prompt_rate, 2),
+        "predicted_per_second": round(used.decode_rate, 2),
+        "draft_n": used.drafted_tokens,
+        "draft_n_accepted": used.accepted_tokens,
+    }

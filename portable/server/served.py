@@ -1,0 +1,63 @@
+"""One model of this server: its names, its process, and what holds where a request says nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable.dialects.said import PLAIN, Reader
+from portable.engine import protocol
+from portable.engine.config import EngineConfig
+from portable.engine.sequence import SamplingParams, layered
+from portable.server.model import ModelProcess
+from portable.server.wanted import Wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model to serve. `names` are its ids, the first one is shown.
+
+    A field that a request leaves out is taken from `sampling`, else from the model's own file,
+    else from `fallback`.
+    """
+
+    engine: EngineConfig
+    names: tuple[str, ...] = ("default",)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    fallback: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Served:
+    """A model and its process, started or not."""
+
+    def __init__(self, config: ModelConfig, process: ModelProcess) -> None:
+        self.config = config
+        self.process = process
+        self.created = int(time.time())
+
+    @property
+    def id(self) -> str:
+        return self.config.names[0]
+
+    def sampling(self, said: Mapping[str, Any]) -> SamplingParams:
+        """What a request said, over the defaults; the model's own are known once it is loaded."""
+        info, config = self.process.info, self.config
+        return layered(config.fallback, info.sampling if info else {}, config.sampling, said)
+
+    def command(self, wanted: Wanted, id: str, at: int) -> protocol.Generate:
+        """Answer `at` of a request; called when the model is loaded."""
+        return wanted.command(id, at, self.sampling(wanted.said_of(at)))
+
+    def reader(self, wanted: Wanted) -> Reader:
+        """What reads the model's text; called when the model is loaded."""
+        return PLAIN
+
+    def clamped(self, said: Mapping[str, Any], prompt_tokens: int | None) -> dict[str, str]:
+        """A header that tells how many tokens are left when fewer than asked for."""
+        max_tokens = self.sampling(said).max_tokens
+        if max_tokens is None or prompt_tokens is None or self.process.info is None:
+            return {}
+        left = self.process.info.context - prompt_tokens
+        return {"x-portable-clamped": str(left)} if left < max_tokens else {}

@@ -1,0 +1,15 @@
+"""The body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portable.server.wire.sampling import Sampling
+
+
+class CompletionRequest(Sampling, kw_only=True):
+    prompt: str | list[Any]
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | bool | None = None
+    best_of: int | None = None
