@@ -162,7 +162,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         until(lambda: "Shutting down" in server.log)
         server.process.terminate()
         assert server.ended(6) == 0
-        assert not child.is_running()
+        until(lambda: not child.is_running())
 
 
 def test_ctrl_c_reaches_the_server_only_which_lets_answers_end() -> None:
