@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,17 @@ def serve(
         str | None,
         typer.Option("--served-model-name", "--served_model_name", help="The id to show."),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Another model to serve, loaded when asked for. Repeatable."),
+    ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            help="Unload a model that nobody asked for that long: 10m, 90 (seconds), forever.",
+            show_default="forever; 10m with several models",
+        ),
+    ] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept any model name.")] = False,
     fail_while_loading: Annotated[
         bool, typer.Option("--fail-while-loading", help="503 instead of waiting for the model.")
@@ -33,6 +45,7 @@ def serve(
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
     from portable.server.config import ServerConfig
+    from portable.server.durations import seconds
     from portable.server.run import choose_port, serve
     from portable.server.served import ModelConfig
 
@@ -46,14 +59,21 @@ def serve(
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(config, say)
-    found = obtained(source)
-    model = ModelConfig(
-        engine=engine(found, running, slots=parallel),
-        names=names(found, served_model_name),
-        sampling=sampling.said,
-        fallback=found.sampling,
-    )
-    return serve([model], config, say)
+    kept = seconds(keep_alive or ("10m" if also else "forever"), "--keep-alive")
+    models = []
+    for at, name in enumerate([source.model, *(also or ())]):
+        found = obtained(dataclasses.replace(source, model=name))
+        # An adapter fits one model.
+        own = dataclasses.replace(running, adapter=None) if at else running
+        model = ModelConfig(
+            engine=engine(found, own, slots=parallel),
+            names=names(found, None if at else served_model_name),
+            sampling=sampling.said,
+            fallback=found.sampling,
+            keep_alive=kept,
+        )
+        models.append(model)
+    return serve(models, config, say)
 
 
 def names(found: Model, shown: str | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
 from portable.server.model import ModelProcess
 from portable.server.ports import choose_port
-from portable.server.served import ModelConfig, Served
+from portable.server.served import ModelConfig
 
 __all__ = ["choose_port", "serve"]
 
@@ -62,7 +62,7 @@ class _Server(uvicorn.Server):
         self.interrupted = False
         self._drain_seconds = config.drain_seconds
         self._fleet: Fleet | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._end: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -84,16 +84,9 @@ class _Server(uvicorn.Server):
 
     def _begin(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._tell(served)) for served in fleet.models}
-        if len(fleet.models) == 1:
-            self._tasks.add(loop.create_task(self._follow(fleet.default.process)))
-
-    async def _tell(self, served: Served) -> None:
-        await served.process.ready.wait()
-        if info := served.process.info:
-            log.info("%s is ready in %.1f s: %s", served.id, info.load_seconds, info.placement)
-            log.info("%s; context %d tokens", served.process.offload_reason, info.context)
+        only = fleet.default
+        if len(fleet.models) == 1 and only.keep_alive is None:
+            self._end = asyncio.get_running_loop().create_task(self._follow(only.process))
 
     async def _follow(self, model: ModelProcess) -> None:
         await model.gone.wait()
