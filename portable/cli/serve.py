@@ -9,10 +9,11 @@ import typer
 
 from portable.cli.app import app, edge, say
 from portable.cli.run import engine, obtained
-from portable.flags import SLOTS, Listening, Running, Sampling, Source
+from portable.flags import SLOTS, Listening, Running, Sampling, Source, size_or_off
 
 if TYPE_CHECKING:
     from portable.obtain import Model
+    from portable.server.config import ServerConfig
 
 
 @app.command()
@@ -44,16 +45,12 @@ def serve(
     parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
-    from portable.server.config import ServerConfig
     from portable.server.durations import seconds
     from portable.server.run import choose_port, serve
     from portable.server.served import ModelConfig
 
-    config = ServerConfig(
-        host=listening.host,
-        port=listening.port,
-        api_keys=tuple(listening.api_key or ()),
-        insecure=listening.insecure,
+    config = dataclasses.replace(
+        server_config(listening),
         any_model=any_model,
         fail_while_loading=fail_while_loading,
     )
@@ -74,6 +71,28 @@ def serve(
         )
         models.append(model)
     return serve(models, config, say)
+
+
+def server_config(listening: Listening) -> ServerConfig:
+    """Where the server listens, and for whom; what is wrong with it is raised here."""
+    from portable.server import tls
+    from portable.server.config import ServerConfig
+    from portable.server.keys import read_keys
+
+    config = ServerConfig(
+        host=listening.host,
+        port=listening.port,
+        api_keys=read_keys(listening.api_key or (), listening.api_key_file, say),
+        insecure=listening.insecure,
+        allowed_hosts=tuple(listening.allowed_host or ()),
+        cors=tuple(listening.cors or ()),
+        root_path=listening.root_path.rstrip("/"),
+        ssl_certfile=listening.ssl_certfile,
+        ssl_keyfile=listening.ssl_keyfile,
+    )
+    tls.context(config)
+    limit = size_or_off("--max-body", listening.max_body)
+    return config if limit is None else dataclasses.replace(config, max_body=limit)
 
 
 def names(found: Model, shown: str | None) -> tuple[str, ...]:

@@ -7,17 +7,22 @@ import logging
 import math
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 import uvicorn.config
+from starlette.types import ASGIApp
 
 from portable.engine.machine import check_file
 from portable.errors import EngineError, PortableError
-from portable.server import ports
+from portable.server import ports, tls
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
+from portable.server.connection import Connection
 from portable.server.fleet import Fleet
 from portable.server.model import ModelProcess
 from portable.server.ports import choose_port
@@ -36,28 +41,43 @@ def serve(models: Sequence[ModelConfig], config: ServerConfig, say: Callable[[st
     for engine in (model.engine for model in models):
         for file in filter(None, (engine.model, engine.adapter)):
             check_file(file)
+    certificate = tls.context(config)
     sockets = ports.listen(config, say)
-    server = _Server(models, config)
+    server = _Server(models, config, certificate)
     server.run(sockets)
     if server.error:
         raise server.error
     return 130 if server.interrupted else 0
 
 
+def settings(
+    app: ASGIApp, config: ServerConfig, certificate: ssl.SSLContext | None = None
+) -> uvicorn.Config:
+    """uvicorn's, with our connections and their limits."""
+    return uvicorn.Config(
+        cast(Any, app),
+        http=cast(Any, partial(Connection, limits=config)),
+        ws="none",
+        log_config=_log_config(),
+        timeout_keep_alive=config.idle_seconds,
+        timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
+        server_header=False,
+        h11_max_incomplete_event_size=config.max_head,
+        ssl_context_factory=(lambda *_: certificate) if certificate else None,
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn, with the models beside it: the end of a lone one is the server's end."""
 
-    def __init__(self, models: Sequence[ModelConfig], config: ServerConfig) -> None:
-        settings = uvicorn.Config(
-            make_app(models, config, self._begin),
-            http="h11",
-            ws="none",
-            log_config=_log_config(),
-            timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
-            server_header=False,
-            h11_max_incomplete_event_size=64 << 10,
-        )
-        super().__init__(settings)
+    def __init__(
+        self,
+        models: Sequence[ModelConfig],
+        config: ServerConfig,
+        certificate: ssl.SSLContext | None,
+    ) -> None:
+        app = make_app(models, config, self._begin)
+        super().__init__(settings(app, config, certificate))
         self.error: PortableError | None = None
         self.interrupted = False
         self._drain_seconds = config.drain_seconds
@@ -68,7 +88,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         # uvicorn says this only of sockets of its own.
         for sock in sockets or []:
-            log.info("Uvicorn running on %s (Press CTRL+C to quit)", ports.url(sock))
+            log.info(
+                "Uvicorn running on %s (Press CTRL+C to quit)", ports.url(sock, self.config.is_ssl)
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers come to their end; those that take too long end with an error."""
