@@ -30,12 +30,22 @@ class FakeBackend:
     """Answers every prompt that ends in `>` by `answer`, one byte a token."""
 
     vocabulary = 257
-    can_keep_part = True
 
     def __init__(
-        self, cells: int = 1 << 20, context: int = 0, answer: Callable[[bytes], bytes] = shout
+        self,
+        cells: int = 1 << 20,
+        context: int = 0,
+        answer: Callable[[bytes], bytes] = shout,
+        *,
+        recurrent: bool = False,
     ) -> None:
         self.cells = self.window = cells
+        self.can_keep_part = not recurrent
+        self.mark_bytes = 1 << 30 if recurrent else 0
+        if recurrent:
+            self.window = 1
+        self.spoilt: set[int] = set()
+        self.lost_parts = 0  # so many calls of `load_part` fail
         self.context = context or cells
         self.answer = answer
         self.slots: dict[int, list[int]] = {}
@@ -60,9 +70,16 @@ class FakeBackend:
     def is_end(self, token: int) -> bool:
         return token == END
 
+    def is_control(self, token: int) -> bool:
+        return token in b"<|"
+
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
+        assert not self.spoilt & {part.sequence.slot for part in slices}
         if self.faults:
-            raise self.faults.pop(0)
+            fault = self.faults.pop(0)
+            if isinstance(fault, Aborted) and not self.can_keep_part:
+                self.spoilt |= {part.sequence.slot for part in slices}
+            raise fault
         if len(self._cells()) + sum(part.size for part in slices) > self.cells:
             raise CacheFull
         self.now += self.token_seconds * sum(part.size for part in slices)
@@ -71,19 +88,49 @@ class FakeBackend:
 
     def keep(self, slot: int, count: int) -> None:
         assert count <= len(self.slots.get(slot, [])), "keeps more than the slot holds"
+        refused = not self.can_keep_part and 0 < count < len(self.slots.get(slot, []))
+        assert not refused, "a recurrent state cannot be shortened"
+        if count == 0:
+            self.spoilt.discard(slot)
         self.slots[slot] = self.slots.get(slot, [])[:count]
         self.held[slot] = self.held.get(slot, [])[:count]
 
     def copy(self, source: int, slot: int, count: int) -> None:
         assert not self.slots.get(slot), "copies into a slot that is not empty"
         assert count <= len(self.slots[source])
+        if source in self.spoilt or not self.is_whole(source, count):
+            self.spoilt.add(slot)
         self.slots[slot] = self.slots[source][:count]
         self.held[slot] = self.held[source][:count]
 
     def is_intact(self, slot: int, count: int) -> bool:
-        return slot not in self.broken
+        return slot not in self.broken and self.is_whole(slot, count)
 
-    def save_state(self, slot: int, count: int, most: int) -> npt.NDArray[np.uint8] | None:
+    def is_whole(self, slot: int, count: int) -> bool:
+        return self.can_keep_part or (
+            slot not in self.spoilt and count == len(self.slots.get(slot, []))
+        )
+
+    def save_part(self, slot: int, most: int) -> npt.NDArray[np.uint8] | None:
+        assert slot not in self.spoilt
+        part = np.array(self.slots[slot], np.int32).view(np.uint8)
+        return part if part.nbytes <= most else None
+
+    def load_part(self, slot: int, count: int, part: npt.NDArray[np.uint8]) -> bool:
+        if self.lost_parts:
+            self.lost_parts -= 1
+            self.spoilt.add(slot)
+            return False
+        assert part.view(np.int32).tolist() == self.slots[slot][:count], "another prompt's part"
+        self.spoilt.discard(slot)
+        self.slots[slot], self.held[slot] = self.slots[slot][:count], self.held[slot][:count]
+        return True
+
+    def save_state(
+        self, slot: int, count: int, most: int, part: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8] | None:
+        assert part is not None or self.is_whole(slot, count)
+        assert part is None or part.view(np.int32).tolist() == self.slots[slot][:count]
         state = np.array(self.slots[slot][:count], np.int32).view(np.uint8)
         return state if state.nbytes <= most else None
 

@@ -141,19 +141,6 @@ def test_a_backend_smaller_than_it_says_is_no_endless_loop() -> None:
     assert text(answers["a"]) == text(answers["b"]) == "ok"
 
 
-def test_a_model_that_keeps_no_parts_is_read_again_after_an_abort() -> None:
-    backend = FakeBackend()
-    backend.can_keep_part = False
-    engine = make_engine(backend, step_tokens=4)
-    for id in ("one", "two"):
-        ask(engine, id, "hello world")
-        engine.step()
-        backend.faults = [Aborted()]
-        deltas = run(engine)[id]
-        assert text(deltas) == "HELLO WORLD!"
-        assert deltas[-1].usage and deltas[-1].usage.cached_tokens == 0
-
-
 def test_a_prefix_that_is_just_being_read_is_read_once() -> None:
     backend = FakeBackend()
     engine = make_engine(backend, step_tokens=64)
@@ -333,6 +320,7 @@ def test_prompts_that_cannot_be_answered_are_refused() -> None:
     cancelled=st.sets(st.integers(0, 11), max_size=4),
     when=st.integers(0, 30),
     speculate=st.booleans(),
+    recurrent=st.booleans(),
 )
 def test_any_mix_comes_to_its_end_with_the_right_answers(
     prompts: list[str],
@@ -342,9 +330,10 @@ def test_any_mix_comes_to_its_end_with_the_right_answers(
     cancelled: set[int],
     when: int,
     speculate: bool,
+    recurrent: bool,
 ) -> None:
     engine = make_engine(
-        FakeBackend(cells=cells),
+        FakeBackend(cells=cells, recurrent=recurrent),
         slots=slots,
         step_tokens=step,
         speculate=speculate,

@@ -66,7 +66,8 @@ class Backend(Protocol):
     """A loaded model with its KV cache, owned by one thread.
 
     Only `tokenize`, `piece`, `spelling` and `abort` may be called from other threads. A state that
-    is longer than `window` cannot be shortened.
+    is longer than `window` cannot be shortened, but for the parts that were saved in time; these
+    may take `mark_bytes` of memory.
     """
 
     cells: int
@@ -74,6 +75,7 @@ class Backend(Protocol):
     vocabulary: int
     can_keep_part: bool
     window: int
+    mark_bytes: int
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
         """Token ids; `special` lets the text name control tokens, `start` adds the model's own."""
@@ -86,6 +88,9 @@ class Backend(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the answer."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is none of a text's, but marks its parts."""
 
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
         """Run one batch. Returns logits of shape (rows of all slices, n_vocab).
@@ -102,8 +107,22 @@ class Backend(Protocol):
     def is_intact(self, slot: int, count: int) -> bool:
         """Whether all that the token behind the first `count` of a slot looks at is still there."""
 
-    def save_state(self, slot: int, count: int, most: int) -> State | None:
-        """The first `count` tokens of a slot as bytes; None if they are more than `most`."""
+    def save_part(self, slot: int, most: int) -> State | None:
+        """What a slot could not be shortened to later; None if that is more than `most` bytes."""
+
+    def load_part(self, slot: int, count: int, part: State) -> bool:
+        """Keep the first `count` tokens of a slot, which had this part then.
+
+        False, and the slot is spoilt, if it fails.
+        """
+
+    def save_state(
+        self, slot: int, count: int, most: int, part: State | None = None
+    ) -> State | None:
+        """The first `count` tokens of a slot as bytes, by the `part` saved then if it takes one.
+
+        None if they are more than `most`.
+        """
 
     def load_state(self, slot: int, count: int, state: State) -> bool:
         """Fill an empty slot with `count` tokens again; False, and still empty, if it fails."""

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
+from portable.engine.marks import points
 from portable.engine.pace import Pace
-from portable.engine.prefix import Copy, Move
+from portable.engine.prefix import Copy, Keep, Move
 from portable.engine.prompts.cache import PromptCache
 from portable.engine.prompts.recall import Recall
 from portable.engine.sampling import Constraint, Sampler
@@ -40,7 +41,7 @@ class Request:
 class Engine:
     """Many requests on one model, a step at a time. Not thread-safe: one thread owns it.
 
-    `prompts` are prefixes on disk, if the backend can go on from them.
+    `prompts` are prefixes on disk.
     """
 
     backend: Backend
@@ -56,9 +57,10 @@ class Engine:
     _recall: Recall | None = None
 
     def __post_init__(self, prompts: PromptCache | None) -> None:
-        reuse = self.backend.can_keep_part
-        intact = self.backend.is_intact
-        self.scheduler = Scheduler(self.config, self.backend.cells, reuse=reuse, intact=intact)
+        backend = self.backend
+        self.scheduler = Scheduler(
+            self.config, backend.cells, intact=backend.is_intact, mark_bytes=backend.mark_bytes
+        )
         self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
         if prompts:
             self._recall = Recall(self.backend, self.scheduler, prompts, self._carry_out)
@@ -81,6 +83,8 @@ class Engine:
         check_prompt(tokens, self.backend)
         check_bias(params.logit_bias, self.backend.vocabulary)
         sequence = Sequence(id, list(tokens), params)
+        if self.config.prefix_cache and self.backend.mark_bytes:
+            sequence.pauses = points(tokens, self.backend.is_control)
         guessing = self.config.speculate and self.backend.can_keep_part
         self._requests[id] = Request(
             sequence,
@@ -103,8 +107,7 @@ class Engine:
         if self._recall:
             self._recall.restore()
         plan = self.scheduler.schedule(self.pace.budget)
-        self._carry_out(plan.moves)
-        if not plan.slices:
+        if not self._carry_out(plan.moves) or not plan.slices:
             return []
         self._mark_started(plan)
         logits = self._decode(plan)
@@ -112,6 +115,7 @@ class Engine:
             return []
         self.steps += 1
         self.scheduler.commit(plan.slices)
+        self._leave_marks(plan.slices)
         deltas, at = [], 0
         for part, rows in [(part, part.rows) for part in plan.slices if part.rows]:
             deltas.append(self._verify(part, logits[at : at + rows]))
@@ -140,12 +144,25 @@ class Engine:
         if 2 * counts.get(id, 0) > sum(counts.values()) > 1:
             self.backend.abort()
 
-    def _carry_out(self, moves: list[Move]) -> None:
-        for move in moves:
+    def _carry_out(self, moves: list[Move]) -> bool:
+        """False when a slot could not be brought back: the step has to be planned again."""
+        for at, move in enumerate(moves):
             if isinstance(move, Copy):
                 self.backend.copy(move.source, move.slot, move.count)
-            else:
+            elif isinstance(move, Keep):
                 self.backend.keep(move.slot, move.count)
+            elif not self.backend.load_part(move.slot, move.mark.count, move.mark.state):
+                self.scheduler.lose({each.slot for each in moves[at:]})
+                return False
+        return True
+
+    def _leave_marks(self, slices: list[Slice]) -> None:
+        """Copy what cannot be undone where another prompt may part from this one."""
+        for sequence in (part.sequence for part in slices):
+            if sequence.cached in sequence.pauses:
+                state = self.backend.save_part(sequence.slot, self.backend.mark_bytes)
+                if state is not None:
+                    self.scheduler.mark(sequence, state)
 
     def _mark_started(self, plan: Plan) -> None:
         for part in plan.slices:

@@ -36,3 +36,19 @@ def default_threads() -> int:
     """One per physical core that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
+
+
+def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still take: the machine's, or its container's if that is less."""
+    free: list[int] = [psutil.virtual_memory().available]
+    for folder, limit, usage in (
+        (cgroups, "memory.max", "memory.current"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no container, or its limit is "max"
+            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # Files that were read count as used and are given back at need.
+            cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
+            free.append(most - used + cached)
+    return max(0, min(free))

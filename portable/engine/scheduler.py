@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from portable.engine.config import EngineConfig
-from portable.engine.prefix import GROUP, Intact, Move, PrefixCache, common_prefix
+from portable.engine.marks import GROUP, LEAST
+from portable.engine.prefix import Intact, Move, PrefixCache, common_prefix, in_order
 from portable.engine.sequence import Sequence, Slice
+
+if TYPE_CHECKING:
+    from portable.engine.backend import State
 
 # Tokens: fewer are read sooner than waited for.
 _WORTH_WAITING = 32
@@ -48,11 +53,12 @@ class Scheduler:
         config: EngineConfig,
         cells: int,
         *,
-        reuse: bool = True,
         intact: Intact = lambda *_: True,
+        mark_bytes: int = 0,
     ) -> None:
-        reuse = reuse and config.prefix_cache
-        self.prefix = PrefixCache(config.slots, cells, reuse=reuse, intact=intact)
+        self.prefix = PrefixCache(
+            config.slots, cells, reuse=config.prefix_cache, intact=intact, mark_bytes=mark_bytes
+        )
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._config = config
@@ -76,7 +82,7 @@ class Scheduler:
         answering = self._decodes()
         reading = self._prompts(answering, shared_budget if answering else self._config.step_tokens)
         moves, self._moves = self._moves, []
-        return Plan(moves, reading + answering)
+        return Plan(in_order(moves), reading + answering)
 
     def commit(self, slices: list[Slice]) -> None:
         """The step was decoded: its tokens lie in the cache now."""
@@ -118,9 +124,21 @@ class Scheduler:
         self._moves += self.prefix.shorten(sequence.slot, sequence.cached)
 
     def rewind(self, sequence: Sequence) -> None:
-        """Nothing of this sequence is in the cache any more: it is read again from its start."""
-        self._moves += self.prefix.shorten(sequence.slot, 0)
-        sequence.cached = 0
+        """What the cache has of this sequence is spoilt: it is read again from its last mark."""
+        sequence.cached, moves = self.prefix.go_back(sequence.slot)
+        self._moves += moves
+
+    def lose(self, slots: set[int]) -> None:
+        """Nothing is left of what these slots held: who uses them is read again from the start."""
+        for sequence in self.running:
+            if sequence.slot in slots:
+                sequence.cached = 0
+        for slot in slots:
+            self._moves += self.prefix.shorten(slot, 0)
+
+    def mark(self, sequence: Sequence, state: State) -> None:
+        """Others can go on from all that was read of this sequence, by `state`."""
+        self.prefix.mark(sequence.slot, state)
 
     def preempt_newest(self) -> bool:
         """The newest running sequence steps back to the queue's head; False when it runs alone."""
@@ -140,6 +158,7 @@ class Scheduler:
             match = self.prefix.match(sequence.tokens)
             if self._is_being_read(sequence, match.count):
                 continue
+            self._pause(sequence, match.shared, match.count)
             need = sum(s.pending for s in self.running) + len(sequence.tokens) - match.count
             if self.running and self.prefix.within_reach(match.source) < need:
                 return
@@ -156,12 +175,19 @@ class Scheduler:
         if not self.prefix.reuse:
             return False
         prompt = sequence.tokens
-        readers = (s for s in self.running if s.pending > 1)
-        return any(
-            s.cached < shared and shared >= held + _WORTH_WAITING
-            for s in readers
-            if (shared := common_prefix(s.tokens, prompt))
-        )
+        for reader in (s for s in self.running if s.pending > 1):
+            shared = common_prefix(reader.tokens, prompt)
+            if reader.cached < shared and shared >= held + _WORTH_WAITING:
+                self._pause(reader, min(shared, len(prompt) - 2), reader.cached)
+                return True
+        return False
+
+    def _pause(self, sequence: Sequence, at: int, after: int) -> None:
+        """Leave a mark in a prompt where another one parts from it, if marks are needed."""
+        at = min(at, len(sequence.tokens) - 2) // GROUP * GROUP
+        near = any(0 <= at - other < LEAST for other in (after, *sequence.pauses))
+        if self.prefix.mark_bytes and at > after and not near:
+            sequence.pauses.add(at)
 
     def _decodes(self) -> list[Slice]:
         """One token and the draft of each sequence that answers.
@@ -187,17 +213,17 @@ class Scheduler:
         if not reading:
             return []
         taken = sum(part.size for part in answering)
-        budget = min(budget, sum(s.pending for s in reading))
+        budget = min(budget, sum(s.readable for s in reading))
         self._make_room(taken + budget)
         left = min(budget, self.prefix.free_cells - taken)
         counts = dict.fromkeys(reading, 0)
-        counts[reading[0]] = min(reading[0].pending, (left + 1) // 2)
+        counts[reading[0]] = min(reading[0].readable, (left + 1) // 2)
         left -= counts[reading[0]]
         for sequence in sorted(reading, key=lambda s: s.pending):
-            more = min(sequence.pending - counts[sequence], left)
+            more = min(sequence.readable - counts[sequence], left)
             counts[sequence] += more
             left -= more
-        whole = {s: n if n == s.pending else n // GROUP * GROUP for s, n in counts.items()}
+        whole = {s: n if n == s.readable else n // GROUP * GROUP for s, n in counts.items()}
         if not any(whole.values()):
             whole = counts
         chunks = [Slice(s, s.cached, count) for s, count in whole.items() if count > 0]

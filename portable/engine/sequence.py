@@ -11,17 +11,11 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like; `param` is the request's field that says so.
-
-    Rules `control_0`, … of a Lark grammar stand for the tokens of these names, or for the names as
-    text where the model has no such token. `places` are the fields that its lines come from.
-    """
+    """What an answer must look like; `param` is the request's field that says so."""
 
     kind: Literal["json_schema", "regex", "lark", "gbnf"]
     text: str
     param: str = "grammar"
-    control: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +59,8 @@ class Sequence:
 
     `tokens` is prompt plus answer; its first `cached` entries are decoded and hold cells in `slot`.
     `draft` is a guess at what follows them; of all `drafted` tokens so many were `accepted`.
-    `sought`: what the prompt begins with was looked for on disk.
+    `sought`: what the prompt begins with was looked for on disk. Reading stops at each of `pauses`,
+    so that a mark can be left there.
     """
 
     id: str
@@ -79,6 +74,7 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     sought: bool = False
+    pauses: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)
@@ -87,6 +83,13 @@ class Sequence:
     def pending(self) -> int:
         """Tokens not decoded yet: 1 while answering, more while the prompt is read."""
         return len(self.tokens) - self.cached
+
+    @property
+    def readable(self) -> int:
+        """Tokens that may be decoded at once, up to the next pause."""
+        return min((at for at in self.pauses if at > self.cached), default=len(self.tokens)) - (
+            self.cached
+        )
 
     @property
     def n_output(self) -> int:

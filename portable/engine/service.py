@@ -37,8 +37,8 @@ class Service:
         self.worker = Worker(engine, deliver)
 
     def _prompts(self, config: EngineConfig) -> PromptCache | None:
-        """Prefixes on disk, if they are wanted and the model can go on from them."""
-        if not (config.prompt_cache and config.prefix_cache and self._llama.can_keep_part):
+        """Prefixes on disk, if they are wanted."""
+        if not (config.prompt_cache and config.prefix_cache):
             return None
         try:
             identity = self._llama.identity(config)

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 _SAMPLE = 4096  # bytes of each tensor
 
 
-def save(context: Any, slot: int, most: int) -> State | None:
-    """All cells of a sequence; None if that takes over `most` bytes."""
-    size = lib.llama_state_seq_get_size(context, slot)
+def save(context: Any, slot: int, most: int, *, part: bool = False) -> State | None:
+    """All cells of a sequence, or the `part` that cannot be shortened; None if over `most` bytes.
+
+    Of a recurrent state that is all of it, of sliding windows what they look at.
+    """
+    flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if part else 0
+    size = lib.llama_state_seq_get_size_ext(context, slot, flags)
     if not 0 < size <= most:
         return None
     state = np.empty(size, np.uint8)
-    written = lib.llama_state_seq_get_data(context, _pointer(state), size, slot)
+    written = lib.llama_state_seq_get_data_ext(context, _pointer(state), size, slot, flags)
     return state if written == size else None
 
 
@@ -41,6 +45,15 @@ def load(context: Any, slot: int, state: State, count: int) -> bool:
     # Of two caches, as sliding windows have, the first may have been filled.
     lib.llama_memory_seq_rm(memory, slot, 0, -1)
     return False
+
+
+def load_part(context: Any, slot: int, part: State, count: int) -> bool:
+    """Bring a sequence back to the `count` tokens that it had when `part` was saved."""
+    memory, flags = lib.llama_get_memory(context), lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+    read = lib.llama_state_seq_set_data_ext(context, _pointer(part), part.nbytes, slot, flags)
+    if read != part.nbytes or not lib.llama_memory_seq_rm(memory, slot, count, -1):
+        return False
+    return bool(lib.llama_memory_seq_pos_max(memory, slot) == count - 1)
 
 
 def identity(config: EngineConfig, *facts: object) -> bytes:

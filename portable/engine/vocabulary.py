@@ -39,6 +39,9 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
+    def is_control(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_control(self._vocab, token))
+
     def spelling(self) -> Spelling:
         ids = range(self.vocabulary)
         control = [t for t in ids if lib.llama_vocab_is_control(self._vocab, t)]

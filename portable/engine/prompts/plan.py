@@ -1,7 +1,7 @@
 """Which prefixes are saved on disk and which come back; pure, reads and writes nothing.
 
-A state of `n` tokens serves every prompt that begins with some of them. Under a sliding window
-that is shorter, it has lost what the others look at, and serves those that begin with all of them.
+A state of `n` tokens serves every prompt that begins with some of them. One that is longer than the
+model's window has lost what the others look at, and serves those that begin with all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from portable.engine.prefix import GROUP, Intact, Slot, common_prefix, reusable
+from portable.engine.marks import Mark
+from portable.engine.prefix import Intact, Slot, common_prefix, resume, reusable
 
 Key = TypeVar("Key")
 
@@ -22,7 +23,7 @@ _NEW, _NEW_AT_END = 0.1, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The first `count` tokens of a slot, in whole groups, for only those are taken over.
+    """The first `count` tokens of a slot, which can be gone on from, with the `mark` if need be.
 
     `age`: how many uses of slots lie behind the last one of this slot.
     """
@@ -30,6 +31,7 @@ class Candidate:
     slot: Slot
     count: int
     age: int
+    mark: Mark | None
 
     @property
     def tokens(self) -> list[int]:
@@ -48,14 +50,13 @@ def worth_saving(
 
     `at_end` the latest one is saved even if little is new: somebody may go on with it.
     """
-    for candidate in _candidates(slots):
+    for candidate in _candidates(slots, intact):
         last = at_end and candidate.age == 0
         least, share = (LEAST_LEFT, _NEW_AT_END) if last else (LEAST_SAVED, _NEW)
         tokens = candidate.tokens
         held = max((_shared(tokens, state, window) for state in saved), default=0)
         new = len(tokens) - held
-        worth = len(tokens) >= LEAST_SAVED and new >= max(least, share * len(tokens))
-        if worth and intact(candidate.slot.id, candidate.count):
+        if len(tokens) >= LEAST_SAVED and new >= max(least, share * len(tokens)):
             return candidate
     return None
 
@@ -69,8 +70,12 @@ def worth_restoring(
     """
     best, most = None, held + LEAST_RESTORED - 1
     for key, state in sorted(saved.items(), key=lambda item: len(item[1])):
-        count = reusable(_shared(tokens, state, window), len(tokens))
-        if count > most and (len(state) <= window or count == len(state)):
+        count = _shared(tokens, state, window)
+        if len(state) <= window:
+            count = reusable(count, len(tokens))
+        elif count > len(tokens) - 2:
+            continue
+        if count > most:
             best, most = key, count
     return None if best is None else (best, most)
 
@@ -97,18 +102,21 @@ def _shared(tokens: list[int], state: list[int], window: int) -> int:
     return count if len(state) <= window or count == len(state) else 0
 
 
-def _candidates(slots: Collection[Slot]) -> Iterator[Candidate]:
+def _candidates(slots: Collection[Slot], intact: Intact) -> Iterator[Candidate]:
     latest = sorted((s for s in slots if s.tokens), key=lambda slot: -slot.used_at)
-    ages = [latest[0].used_at - slot.used_at for slot in latest]
+
+    def candidate(slot: Slot, most: int) -> Candidate:
+        count, mark = resume(slot, most, intact)
+        return Candidate(slot, count, latest[0].used_at - slot.used_at, mark)
+
     shared = [
-        Candidate(slot, _whole_groups(common_prefix(slot.tokens, other.tokens)), age)
-        for at, (slot, age) in enumerate(zip(latest, ages, strict=True))
+        candidate(slot, common_prefix(slot.tokens, other.tokens))
+        for at, slot in enumerate(latest)
         for other in latest[at + 1 :]
     ]
     yield from sorted(shared, key=lambda candidate: -candidate.count)
-    for slot, age in zip(latest, ages, strict=True):
-        yield Candidate(slot, _whole_groups(len(slot.tokens)), age)
-
-
-def _whole_groups(count: int) -> int:
-    return count // GROUP * GROUP
+    for slot in latest:
+        yield candidate(slot, len(slot.tokens))
+        # Nobody else can begin with a part of that, so what many begin with is saved beside it.
+        if slot.marks:
+            yield candidate(slot, slot.marks[0].count)

@@ -25,7 +25,7 @@ class Recall:
     backend: Backend
     scheduler: Scheduler
     cache: PromptCache
-    carry_out: Callable[[list[Move]], None]
+    carry_out: Callable[[list[Move]], object]
     # Once is enough: what did not fit, or had to go again, would fare no better the next time.
     _tried: deque[list[int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -63,7 +63,8 @@ class Recall:
     def _save(self, candidate: Candidate) -> None:
         tokens, slot = candidate.tokens, candidate.slot.id
         most = self.cache.most - head_size(candidate.count)
-        state = self.backend.save_state(slot, candidate.count, most)
+        part = candidate.mark.state if candidate.mark else None
+        state = self.backend.save_state(slot, candidate.count, most, part)
         self._tried.append(tokens)
         if state is not None:
             useless = superseded(tokens, self.cache.states, self.backend.window)

@@ -25,18 +25,13 @@ async def one_model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 when the default model answers; 503 while it is loading, and when it cannot be loaded.
-
-    Asleep, it answers as well: whoever asks it wakes it.
-    """
+    """200 when the default model answers; 503 while it is loading, and when it cannot be loaded."""
     state: State = request.app.state.portable
-    served = state.fleet.default
-    process = served.process
-    match served.state:
-        case "failed":
-            return JSON({"status": "failed", "message": str(process.failure)}, 503)
-        case "loading":
-            return JSON({"status": "loading", "progress": round(process.progress, 2)}, 503)
+    model = state.fleet.default.process
+    if model.gone.is_set():
+        return JSON({"status": "failed", "message": str(model.failure)}, 503)
+    if not model.ready.is_set():
+        return JSON({"status": "loading", "progress": round(model.progress, 2)}, 503)
     return JSON({"status": "ok"})
 
 
@@ -51,9 +46,9 @@ def describe(served: Served) -> dict[str, Any]:
         "owned_by": "portable",
     }
     if info is None:
-        return entry | {"meta": {"state": served.state}}
+        return entry | {"meta": {"state": "loading"}}
     meta = {
-        "state": served.state,
+        "state": "ready" if process.ready.is_set() else "loading",
         "running": process.running,
         "restarts": process.restarts,
         "n_ctx": info.context,
