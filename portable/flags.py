@@ -118,11 +118,29 @@ class Listening:
         int | None, typer.Option(show_default="8000, or the next free one", min=0, max=65535)
     ] = None
     api_key: Annotated[
-        list[str] | None, typer.Option(envvar="PORTABLE_API_KEY", help="Repeatable.")
+        list[str] | None,
+        typer.Option(envvar="PORTABLE_API_KEY", help="Repeatable; auto: make one and show it."),
+    ] = None
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys, one a line; # begins a comment.")
     ] = None
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without a key.")
     ] = False
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that the server is reached by, behind a proxy. Repeatable."),
+    ] = None
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may use it, or *. Repeatable."),
+    ] = None
+    root_path: Annotated[str, typer.Option(help="Prefix under which a proxy shows it.")] = ""
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate, PEM: serve HTTPS.")] = None
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None
+    max_body: Annotated[
+        str, typer.Option(help="Largest request: a size such as 64MB; auto: 8 MiB.")
+    ] = "auto"
 
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,10 +42,12 @@ LAYERS = {
 NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
 THROUGH_THE_DOOR = {
     "portable/engine/adapter.py",
+    "portable/engine/batch.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
     "portable/engine/state.py",
     "portable/engine/vocabulary.py",
+    "portable/engine/weights.py",
     "portable/measure/tensors.py",
 }
 HTTP = {"starlette", "uvicorn", "httpx2"}

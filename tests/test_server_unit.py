@@ -39,6 +39,10 @@ class FakeProcess(ModelProcess):
         super().__init__(EngineConfig(Path("fake.gguf"), **options))
         self.sent: list[Any] = []
 
+    @property
+    def is_started(self) -> bool:
+        return True
+
     def _send(self, command: protocol.Command) -> None:
         protocol.frame(command)
         self.sent.append(command)

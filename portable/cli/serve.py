@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from portable.cli.app import app, edge, say
 from portable.cli.run import engine, obtained
-from portable.flags import SLOTS, Listening, Running, Sampling, Source
+from portable.flags import SLOTS, Listening, Running, Sampling, Source, size_or_off
 
 if TYPE_CHECKING:
     from portable.obtain import Model
+    from portable.server.config import ServerConfig
 
 
 @app.command()
@@ -25,6 +27,17 @@ def serve(
         str | None,
         typer.Option("--served-model-name", "--served_model_name", help="The id to show."),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Another model to serve, loaded when asked for. Repeatable."),
+    ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            help="Unload a model that nobody asked for that long: 10m, 90 (seconds), forever.",
+            show_default="forever; 10m with several models",
+        ),
+    ] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept any model name.")] = False,
     fail_while_loading: Annotated[
         bool, typer.Option("--fail-while-loading", help="503 instead of waiting for the model.")
@@ -32,28 +45,54 @@ def serve(
     parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
-    from portable.server.config import ServerConfig
+    from portable.server.durations import seconds
     from portable.server.run import choose_port, serve
     from portable.server.served import ModelConfig
 
-    config = ServerConfig(
-        host=listening.host,
-        port=listening.port,
-        api_keys=tuple(listening.api_key or ()),
-        insecure=listening.insecure,
+    config = dataclasses.replace(
+        server_config(listening),
         any_model=any_model,
         fail_while_loading=fail_while_loading,
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(config, say)
-    found = obtained(source)
-    model = ModelConfig(
-        engine=engine(found, running, slots=parallel),
-        names=names(found, served_model_name),
-        sampling=sampling.said,
-        fallback=found.sampling,
+    kept = seconds(keep_alive or ("10m" if also else "forever"), "--keep-alive")
+    models = []
+    for at, name in enumerate([source.model, *(also or ())]):
+        found = obtained(dataclasses.replace(source, model=name))
+        # An adapter fits one model.
+        own = dataclasses.replace(running, adapter=None) if at else running
+        model = ModelConfig(
+            engine=engine(found, own, slots=parallel),
+            names=names(found, None if at else served_model_name),
+            sampling=sampling.said,
+            fallback=found.sampling,
+            keep_alive=kept,
+        )
+        models.append(model)
+    return serve(models, config, say)
+
+
+def server_config(listening: Listening) -> ServerConfig:
+    """Where the server listens, and for whom; what is wrong with it is raised here."""
+    from portable.server import tls
+    from portable.server.config import ServerConfig
+    from portable.server.keys import read_keys
+
+    config = ServerConfig(
+        host=listening.host,
+        port=listening.port,
+        api_keys=read_keys(listening.api_key or (), listening.api_key_file, say),
+        insecure=listening.insecure,
+        allowed_hosts=tuple(listening.allowed_host or ()),
+        cors=tuple(listening.cors or ()),
+        root_path=listening.root_path.rstrip("/"),
+        ssl_certfile=listening.ssl_certfile,
+        ssl_keyfile=listening.ssl_keyfile,
     )
-    return serve([model], config, say)
+    tls.context(config)
+    limit = size_or_off("--max-body", listening.max_body)
+    return config if limit is None else dataclasses.replace(config, max_body=limit)
 
 
 def names(found: Model, shown: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ thread; a mask takes tens of microseconds a token. Source: https://github.com/gu
 from __future__ import annotations
 
 import json
+import re
 import threading
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ Logits = npt.NDArray[np.float32]
 MAX_BYTES = 256 << 10
 # Between two tokens of JSON; without a bound a small model can write blanks for ever.
 _BLANKS = r"[ \n\t]{0,20}"
+_AT_LINE = re.compile(r"at (?P<line>\d+)\(\d+\): (?P<reason>.*?)( 1 \| .*)?")
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
@@ -66,7 +68,7 @@ class Grammars:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._lock = threading.Lock()
-        self._made: LLTokenizer | None = None
+        self._made: tuple[LLTokenizer, _Spelled] | None = None
 
     def compile(self, grammar: Grammar) -> Constraint:
         """Raises InvalidRequest that names the place of what is wrong in the grammar."""
@@ -74,20 +76,28 @@ class Grammars:
         if len(grammar.text.encode("utf-8", "replace")) > MAX_BYTES:
             raise refused(f"{grammar.param}: a grammar may have {MAX_BYTES} bytes")
         try:
-            source = _SOURCES[grammar.kind](grammar.text)
+            source = _SOURCES[grammar.kind](grammar.text + self._control_rules(grammar))
         except Exception as error:  # llguidance raises a plain Exception here
             raise refused(f"{grammar.param}: {_first_line(str(error))}") from None
-        matcher = LLMatcher(self._tokenizer(), source, log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self._tokenizer()[0], source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise refused(f"{grammar.param}: {' '.join(matcher.get_error().split()):.300}")
+            raise _at_its_place(grammar, " ".join(matcher.get_error().split()))
         return Constraint(matcher, self._backend.vocabulary)
 
-    def _tokenizer(self) -> LLTokenizer:
+    def _control_rules(self, grammar: Grammar) -> str:
+        ids = self._tokenizer()[1].control if grammar.control else {}
+        return "".join(
+            f"\ncontrol_{at}: " + (f"<[{ids[name]}]>" if name in ids else json.dumps(name))
+            for at, name in enumerate(grammar.control)
+        )
+
+    def _tokenizer(self) -> tuple[LLTokenizer, _Spelled]:
         """Made when first asked for: it takes about half a second for 150,000 tokens."""
         with self._lock:
             if self._made is None:
                 spelled = _Spelled(self._backend)
-                self._made = LLTokenizer(TokenizerWrapper(spelled), eos_token=spelled.ends)
+                made = LLTokenizer(TokenizerWrapper(spelled), eos_token=spelled.ends)
+                self._made = made, spelled
             return self._made
 
 
@@ -100,6 +110,7 @@ class _Spelled:
         found = backend.spelling()
         self.tokens, self.ends = found.tokens, found.ends
         self.special_token_ids = found.control
+        self.control = {found.tokens[id].decode("utf-8", "replace"): id for id in found.control}
         self.eos_token_id = found.ends[0]
         self._tokenize = partial(backend.tokenize, special=False, start=False)
 
@@ -125,6 +136,15 @@ _SOURCES = {
     "lark": _lark,
     "gbnf": lambda text: _lark(gbnf_to_lark(text)),
 }
+
+
+def _at_its_place(grammar: Grammar, reason: str) -> InvalidRequest:
+    """llguidance names a line, which may come from another field, and quotes the grammar."""
+    at = _AT_LINE.fullmatch(reason)
+    if not (at and grammar.places):
+        return InvalidRequest(f"{grammar.param}: {reason:.300}", param=grammar.param)
+    place = dict(enumerate(grammar.places, 1)).get(int(at["line"]), grammar.param)
+    return InvalidRequest(f"{place}: {at['reason']:.300}", param=place)
 
 
 def _first_line(text: str) -> str:

@@ -11,11 +11,17 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like; `param` is the request's field that says so."""
+    """What an answer must look like; `param` is the request's field that says so.
+
+    Rules `control_0`, … of a Lark grammar stand for the tokens of these names, or for the names as
+    text where the model has no such token. `places` are the fields that its lines come from.
+    """
 
     kind: Literal["json_schema", "regex", "lark", "gbnf"]
     text: str
     param: str = "grammar"
+    control: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
+from portable.server.api.loading import list_running, load_model, unload_model
 from portable.server.api.models import health, list_models, one_model
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
@@ -44,6 +45,9 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}", one_model, methods=["GET"]),
+        Route("/api/ps", list_running, methods=["GET"]),
+        *(Route(path, load_model, methods=["POST"]) for path in _paths("load")),
+        *(Route(path, unload_model, methods=["POST"]) for path in _paths("unload")),
         *(Route(path, health, methods=["GET"]) for path in sorted(PUBLIC)),
     ]
     return Starlette(
@@ -56,3 +60,9 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+
+
+def _paths(verb: str) -> list[str]:
+    """llama-server's way to say it, LM Studio's and llama-swap's; the model in the body or not."""
+    bases = [f"{base}/{verb}" for base in ("/models", "/api/v1/models", "/api/models")]
+    return [path for base in bases for path in (base, base + "/{id:path}")]

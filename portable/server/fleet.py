@@ -1,57 +1,178 @@
-"""The models of one server, by name."""
+"""The models of one server: found by name, loaded when wanted, unloaded for room or when idle."""
 
 from __future__ import annotations
 
 import asyncio
-import difflib
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
 
-from portable.errors import ModelNotFound, PortableError
+import psutil
+
+from portable.errors import ContextLengthExceeded, EngineError, PortableError
+from portable.server import room
+from portable.server.model import MakeCommand, Stream
+from portable.server.names import Names
 from portable.server.served import Served
 
-_LONGEST = 200
+log = logging.getLogger("portable")
+
+_TICK = 0.2
+_REAP_SECONDS = 1.0
 
 
 class Fleet:
-    """Finds models by their ids, suffixes and aliases, in any case. The first is the default."""
+    """Loads one model at a time, so that each sees the memory that the others left.
 
-    def __init__(self, models: Sequence[Served], *, any_model: bool = False) -> None:
+    The first model is the default, and loaded at the start. `free` tells the bytes that are free.
+    A model is unloaded when nobody has used it for its `keep_alive`, or when another one needs
+    its room; never while it answers.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Served],
+        *,
+        any_model: bool = False,
+        free: Callable[[], int] = lambda: psutil.virtual_memory().available,
+    ) -> None:
         self.models = tuple(models)
-        self._any = any_model
-        self._known: dict[str, Served] = {}
-        for served in models:
-            for name in served.config.names:
-                for known in (name, name.rsplit("/", 1)[-1]):
-                    self._known.setdefault(known.lower(), served)
+        self._names = Names([(m.config.names, m) for m in models], any_model=any_model)
+        self._free = free
+        self._loading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     @property
     def default(self) -> Served:
         return self.models[0]
 
+    def resolve(self, asked: str | None) -> Served:
+        """The model that a request means. Raises ModelNotFound."""
+        return self._names.resolve(asked)
+
     def start(self) -> None:
         """Begin to load the default model."""
-        self.default.process.start()
+        self.wake(self.default)
+        self._begin(self._reap())
 
     async def stop(self) -> None:
         """End all processes; requests still running end with an error."""
+        self._stopped = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(served.process.stop() for served in self.models))
 
     def fail_all(self, error: PortableError) -> None:
         for served in self.models:
             served.process.fail_all(error)
 
-    def resolve(self, asked: str | None) -> Served:
-        """The model that is meant. None and "" mean the first; others raise ModelNotFound."""
-        if not asked:
-            return self.default
-        if found := self._known.get(asked.lower()):
-            return found
-        if self._any:
-            return self.default
-        asked = asked if len(asked) <= _LONGEST else asked[:_LONGEST] + "…"
-        near = difflib.get_close_matches(asked.lower(), self._known, n=1)
-        ids = ", ".join(repr(served.id) for served in self.models)
-        meant = (
-            f"did you mean {self._known[near[0]].id!r}?" if near else f"this server serves {ids}"
-        )
-        raise ModelNotFound(f"the model {asked!r} does not exist", hint=meant, param="model")
+    def open(self, served: Served, id: str, command: MakeCommand) -> Stream:
+        """Send a request, as soon as the model is loaded. Raises QueueFull."""
+        self.wake(served)
+        return served.process.open(id, command)
+
+    def wake(self, served: Served) -> None:
+        """Begin to load it, unless that was begun: whoever comes meanwhile shares the load."""
+        served.used_at = time.monotonic()
+        if served.load is None and not served.process.is_started and not self._stopped:
+            served.process.gone.clear()  # what failed before may have been a passing want
+            served.load = self._begin(self._load(served))
+
+    async def load(self, served: Served) -> None:
+        """Have it loaded. Raises why that is impossible."""
+        process = served.process
+        self.wake(served)
+        while served.load:
+            await asyncio.shield(served.load)
+        await process.settled()
+        if process.gone.is_set():
+            raise process.failure or EngineError("the model cannot be loaded")
+
+    async def unload(self, served: Served) -> None:
+        """Have it unloaded, as soon as it has answered who was there before."""
+        async with self._loading:
+            await self._leave(served)
+
+    async def widen(self, served: Served, context: int) -> None:
+        """Have room for `context` tokens, by loading the model again if need be.
+
+        Raises ContextLengthExceeded for more than the model was trained for, or than fits.
+        """
+        await self.load(served)
+        async with self._loading:
+            info, narrow = served.process.info, served.process.config
+            if info is None or context <= info.context:
+                return
+            if context > info.trained_context:
+                raise _too_wide(context, info.trained_context, "the model was trained for")
+            await self._leave(served)
+            served.process.config = replace(narrow, context=context)
+            await self._fill(served)
+            if served.process.gone.is_set():
+                served.process.config = narrow
+                await self._fill(served)
+                raise _too_wide(context, info.context, "there is memory for")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _load(self, served: Served) -> None:
+        try:
+            async with self._loading:
+                await self._fill(served)
+        finally:
+            served.load = None
+
+    async def _fill(self, served: Served) -> None:
+        """Load it, once others made room for it."""
+        if served.process.is_started:
+            return
+        need = await asyncio.to_thread(room.need, served.process.config)
+        while need > self._free() and (victim := self._first_to_leave()):
+            log.info("%s makes room for %s", victim.id, served.id)
+            await self._leave(victim)
+        served.process.start()
+        await served.process.settled()
+        served.tell()
+
+    def _first_to_leave(self) -> Served | None:
+        return room.first_to_leave([m for m in self.models if m.process.is_started])
+
+    async def _leave(self, served: Served) -> None:
+        """Unload it. Those who come while it answers the last ones wait for the next load."""
+        process = served.process
+        process.held = True
+        try:
+            while process.is_busy:
+                await asyncio.sleep(_TICK)
+            await process.unload()
+        finally:
+            process.held = False
+            process.send_waiting()
+        if process.is_wanted:
+            self.wake(served)
+
+    async def _reap(self) -> None:
+        """Unload who has been idle for long enough."""
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            now = time.monotonic()
+            for served in self.models:
+                if served.process.is_busy or not served.process.ready.is_set():
+                    served.used_at = now
+                elif served.is_tired(now):
+                    log.info("%s is idle: unloading it", served.id)
+                    await self.unload(served)
+
+
+def _too_wide(context: int, most: int, why: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"num_ctx: {context} tokens are more than the {most} that {why}", param="num_ctx"
+    )

@@ -39,6 +39,10 @@ async def respond(request: Request, wanted: Wanted, lay_out: Callable[[str], Lay
     state: State = request.app.state.portable
     served = state.fleet.resolve(wanted.model)
     exchange = Exchange(request, state, served, wanted, lay_out(served.id))
+    if wanted.keep_alive != "":
+        served.keep_alive = wanted.keep_alive
+    if wanted.context:
+        await state.fleet.widen(served, wanted.context)
     try:
         return await (exchange.stream() if wanted.stream else exchange.whole())
     except InvalidRequest as error:  # the engine knows prompts only as messages
@@ -56,6 +60,7 @@ class Exchange:
             raise InvalidRequest(f"n: at most {slots} answers at once", param="n")
         self._request = request
         self._config = state.config
+        self._fleet = state.fleet
         self._served = served
         self._wanted = wanted
         self._layout = layout
@@ -90,11 +95,12 @@ class Exchange:
 
     def _open(self, at: int) -> Stream:
         """Send the request. Raises QueueFull, or Loading if nobody shall wait for the model."""
-        process, id = self._served.process, self._layout.id
-        if self._config.fail_while_loading and not process.ready.is_set():
-            raise Loading("the model is loading", hint="try again in a few seconds")
+        served, id = self._served, self._layout.id
         id = f"{id}-{at}" if at else id
-        return process.open(id, lambda: self._served.command(self._wanted, id, at))
+        if self._config.fail_while_loading and not served.process.ready.is_set():
+            self._fleet.wake(served)
+            raise Loading("the model is loading", hint="try again in a few seconds")
+        return self._fleet.open(served, id, lambda: served.command(self._wanted, id, at))
 
     async def _accepted(self, at: int, stream: Stream, *, patient: bool) -> None:
         """Wait until the model has taken it; raises what it refuses with.

@@ -1,4 +1,4 @@
-"""What stands before every route: Host, key, body size and request id, as plain ASGI."""
+"""What stands before every route: Host, Origin, key, body size and request id, as plain ASGI."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from portable.errors import PortableError
+from portable.server import origin
 from portable.server.config import ServerConfig
-from portable.server.replies import refuse
+from portable.server.replies import JSON, refuse
 
 PUBLIC = {"/health", "/v1/health", "/healthz", "/livez", "/readyz", "/ping"}
-_LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_MAX_FIELDS = 100
 
 
 class BodyTooLarge(PortableError):
@@ -34,31 +36,48 @@ class Guard:
         self._app = app
         self._keys = [key.encode() for key in config.api_keys]
         self._max_body = config.max_body
+        self._prefix = config.root_path
+        self._origins = origin.Origins(config)
         # A page on the internet can point its own name at 127.0.0.1; it cannot forge this header.
-        self._hosts = {*_LOCAL_NAMES, config.host} if config.is_loopback else None
+        named = {name.lower() for name in config.allowed_hosts}
+        known = origin.LOCAL_NAMES | named | {config.host}
+        self._hosts = known if config.is_loopback or named else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        send = _named(send, headers)
-        if self._hosts and _host(headers) not in self._hosts:
-            answer = refuse(403, "this Host is not served here", code="host_not_allowed")
-            return await answer(scope, receive, send)
-        if self._keys and scope["path"] not in PUBLIC and not self._knows(headers):
-            answer = refuse(
-                401,
-                "the API key is missing or wrong: send `Authorization: Bearer KEY`",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-            return await answer(scope, receive, send)
-        length = headers.get("content-length", "0")
-        if len(length) > 15 or int(length) > self._max_body:
-            error = BodyTooLarge(self._max_body)
-            answer = refuse(error.status, error.message, code=error.code)
-            return await answer(scope, receive, send)
+        scope = {**scope, "path": self._path(scope["path"])}
+        allowed = self._origins.allow(headers)
+        send = _named(send, headers, readable=allowed)
+        refusal = self._stranger(headers, allowed) or origin.preflight(scope["method"], headers)
+        refusal = refusal or self._keyless(scope["path"], headers) or self._malformed(headers)
+        if refusal:
+            return await refusal(scope, receive, send)
         await self._app(scope, self._limited(receive), send)
+
+    def _path(self, path: str) -> str:
+        """Without the proxy's prefix, if that came along: some proxies take it off."""
+        rest = path.removeprefix(self._prefix)
+        return rest if rest.startswith("/") else path
+
+    def _stranger(self, headers: Headers, allowed: bool) -> JSON | None:
+        if self._hosts and _host(headers) not in self._hosts:
+            return refuse(403, "this Host is not served here", code="host_not_allowed")
+        if not allowed:
+            message = "web pages of this Origin may not use this server"
+            return refuse(403, message, code="origin_not_allowed")
+        return None
+
+    def _keyless(self, path: str, headers: Headers) -> JSON | None:
+        if not self._keys or path in PUBLIC or self._knows(headers):
+            return None
+        return refuse(
+            401,
+            "the API key is missing or wrong: send `Authorization: Bearer KEY`",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -67,6 +86,26 @@ class Guard:
         # All keys are compared, so that the time does not tell which one was nearly right.
         same = [hmac.compare_digest(key.encode(), known) for key in given for known in self._keys]
         return any(same)
+
+    def _malformed(self, headers: Headers) -> Response | None:
+        """What the head says of the body, if no good can come of it."""
+        if len(headers) > _MAX_FIELDS:
+            return refuse(431, f"more than {_MAX_FIELDS} header fields", code="too_many_headers")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Two servers in a row could disagree on where this request ends.
+            message = "both Content-Length and Transfer-Encoding: send one"
+            return refuse(400, message, code="ambiguous_length", headers={"Connection": "close"})
+        if headers.get("content-encoding", "identity") != "identity":
+            message = "compressed bodies are not read: send it as it is"
+            return refuse(415, message, code="unsupported_content_encoding")
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            message = "forms are not read: send JSON"
+            return refuse(415, message, code="unsupported_media_type")
+        length = headers.get("content-length", "0")
+        if len(length) > 15 or int(length) > self._max_body:
+            error = BodyTooLarge(self._max_body)
+            return refuse(error.status, error.message, code=error.code)
+        return None
 
     def _limited(self, receive: Receive) -> Receive:
         seen = 0
@@ -87,17 +126,20 @@ def _host(headers: Headers) -> str:
     return host if host.endswith("]") else re.sub(r":\d+$", "", host)
 
 
-def _named(send: Send, headers: Headers) -> Send:
-    """Add the request's id and its time to the response."""
+def _named(send: Send, headers: Headers, *, readable: bool) -> Send:
+    """Add the request's id and its time to the response, and whether its page may read it."""
     started = time.perf_counter()
     given = headers.get("x-request-id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    page = origin.headers_for(headers["origin"]) if readable and "origin" in headers else {}
 
     async def named(message: Message) -> None:
         if message["type"] == "http.response.start":
             out = MutableHeaders(scope=message)
             out["x-request-id"] = request_id
             out["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+            out.update(page)
+            out.add_vary_header("Origin")
         await send(message)
 
     return named

@@ -69,7 +69,7 @@ class ModelProcess:
     that dies at work is started again, after a growing pause when that happens often: a request
     that kills it slows the server down and does not end it. A child
     that says nothing for `silent_seconds` counts as dead. `running` is how many requests the child
-    itself holds, as of its last sign of life.
+    itself holds, as of its last sign of life. While it is `held`, new requests wait.
     """
 
     def __init__(self, config: EngineConfig, silent_seconds: float = 30.0) -> None:
@@ -83,6 +83,7 @@ class ModelProcess:
         self.gone = asyncio.Event()
         self.restarts = 0
         self.running = 0
+        self.held = False
         self._streams: dict[str, Stream] = {}
         self._unsent: dict[str, Stream] = {}
         self._child: asyncio.subprocess.Process | None = None
@@ -97,16 +98,51 @@ class ModelProcess:
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
 
+    @property
+    def is_started(self) -> bool:
+        """Loaded, or about to be."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def is_busy(self) -> bool:
+        """The child has requests to answer."""
+        return len(self._streams) > len(self._unsent)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Requests wait for the child."""
+        return bool(self._unsent)
+
     def start(self) -> None:
+        """Load the model, in place of what may have failed before."""
+        self.failure, self.progress = None, 0.0
+        self.gone.clear()
         self._task = asyncio.get_running_loop().create_task(self._supervise())
+
+    async def settled(self) -> None:
+        """The model is loaded, cannot be, or nobody is about to load it."""
+        if self._task is None:
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.ready, self.gone)]
+        try:
+            await asyncio.wait([*waits, self._task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def unload(self) -> None:
+        """End the child, so that its memory is free; requests wait for the next start."""
+        self.ready.clear()
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._end_child()
 
     async def stop(self) -> None:
         """End the child; requests still running end with an error."""
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._end_child()
+        await self.unload()
         self.fail_all(EngineError("the server is shutting down"))
 
     def open(self, id: str, command: MakeCommand) -> Stream:
@@ -125,8 +161,7 @@ class ModelProcess:
             stream.fail(self.failure or EngineError("the model cannot be loaded"))
         else:
             self._unsent[id] = stream
-        if self.ready.is_set():
-            self._send_waiting()
+        self.send_waiting()
         return stream
 
     def _seconds_a_request(self) -> float:
@@ -147,7 +182,10 @@ class ModelProcess:
         self._unsent = {}
         self._fail_sent(error)
 
-    def _send_waiting(self) -> None:
+    def send_waiting(self) -> None:
+        """Send what waited for the child, if it is there and not held."""
+        if self.held or not self.ready.is_set():
+            return
         waiting, self._unsent = self._unsent, {}
         for stream in waiting.values():
             stream.tries += 1
@@ -247,7 +285,7 @@ class ModelProcess:
                 self.info, self.offload_reason = event.info, event.offload_reason
                 self._step_at = time.monotonic()
                 self.ready.set()
-                self._send_waiting()
+                self.send_waiting()
             case protocol.Beat():
                 self.running = event.unfinished
                 return not self._is_stuck(event.steps, event.unfinished)

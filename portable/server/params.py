@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from portable.errors import InvalidRequest
-from portable.server import structure
+from portable.server import durations, structure
 from portable.server.wire.chat import ChatMessage, ChatRequest, Part
 from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.sampling import Sampling
@@ -47,6 +47,17 @@ def token_limit(request: Sampling) -> int | None:
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         return request.max_completion_tokens
     return request.max_tokens
+
+
+def lodging(request: Sampling) -> dict[str, Any]:
+    """How long the model is kept and how much context it gets, as Wanted's fields."""
+    said: dict[str, Any] = {}
+    if request.keep_alive is not None:
+        said["keep_alive"] = durations.seconds(request.keep_alive, "keep_alive")
+    elif request.ttl is not None:
+        said["keep_alive"] = durations.seconds(request.ttl, "ttl")
+    context = request.num_ctx or (request.options and request.options.num_ctx)
+    return said | ({"context": context} if context else {})
 
 
 def chat_messages(request: ChatRequest) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from portable.errors import PortInUse, UsageError
 from portable.server.config import ServerConfig
 
 _BACKLOG = 2048
+# Bytes of an answer that the system keeps for who does not read; left alone it takes megabytes.
+_UNREAD = 64 << 10
 
 
 def choose_port(config: ServerConfig, say: Callable[[str], None]) -> int:
@@ -40,10 +42,11 @@ def listen(config: ServerConfig, say: Callable[[str], None]) -> list[socket.sock
     raise PortInUse(f"no free port from {config.default_port} on", hint="name one with --port")
 
 
-def url(sock: socket.socket) -> str:
+def url(sock: socket.socket, secure: bool = False) -> str:
     """Where a client finds it."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _open(host: str, port: int) -> list[socket.socket]:
@@ -76,6 +79,7 @@ def _listener(family: int, address: Any) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         sock.bind(address)
         sock.listen(_BACKLOG)
     except OSError:

@@ -19,7 +19,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _CODES = {404: "not_found", 405: "method_not_allowed"}
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class JSON(Response):
@@ -28,7 +28,7 @@ class JSON(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return _encode(content)
+        return encode(content)
 
 
 def error_body(
@@ -62,7 +62,7 @@ async def from_error(_: Request, error: Exception) -> JSON:
 async def from_http(request: Request, error: Exception) -> JSON:
     """starlette's own refusals: unknown routes and methods."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
+    message = f"{request.method} {request.scope['path']:.200}: {error.detail}"
     code = _CODES.get(error.status_code, "http_error")
     return refuse(error.status_code, message, code=code, headers=dict(error.headers or {}))
 

@@ -7,21 +7,26 @@ import logging
 import math
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 import uvicorn.config
+from starlette.types import ASGIApp
 
 from portable.engine.machine import check_file
 from portable.errors import EngineError, PortableError
-from portable.server import ports
+from portable.server import ports, tls
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
+from portable.server.connection import Connection
 from portable.server.fleet import Fleet
 from portable.server.model import ModelProcess
 from portable.server.ports import choose_port
-from portable.server.served import ModelConfig, Served
+from portable.server.served import ModelConfig
 
 __all__ = ["choose_port", "serve"]
 
@@ -36,39 +41,56 @@ def serve(models: Sequence[ModelConfig], config: ServerConfig, say: Callable[[st
     for engine in (model.engine for model in models):
         for file in filter(None, (engine.model, engine.adapter)):
             check_file(file)
+    certificate = tls.context(config)
     sockets = ports.listen(config, say)
-    server = _Server(models, config)
+    server = _Server(models, config, certificate)
     server.run(sockets)
     if server.error:
         raise server.error
     return 130 if server.interrupted else 0
 
 
+def settings(
+    app: ASGIApp, config: ServerConfig, certificate: ssl.SSLContext | None = None
+) -> uvicorn.Config:
+    """uvicorn's, with our connections and their limits."""
+    return uvicorn.Config(
+        cast(Any, app),
+        http=cast(Any, partial(Connection, limits=config)),
+        ws="none",
+        log_config=_log_config(),
+        timeout_keep_alive=config.idle_seconds,
+        timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
+        server_header=False,
+        h11_max_incomplete_event_size=config.max_head,
+        ssl_context_factory=(lambda *_: certificate) if certificate else None,
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn, with the models beside it: the end of a lone one is the server's end."""
 
-    def __init__(self, models: Sequence[ModelConfig], config: ServerConfig) -> None:
-        settings = uvicorn.Config(
-            make_app(models, config, self._begin),
-            http="h11",
-            ws="none",
-            log_config=_log_config(),
-            timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
-            server_header=False,
-            h11_max_incomplete_event_size=64 << 10,
-        )
-        super().__init__(settings)
+    def __init__(
+        self,
+        models: Sequence[ModelConfig],
+        config: ServerConfig,
+        certificate: ssl.SSLContext | None,
+    ) -> None:
+        app = make_app(models, config, self._begin)
+        super().__init__(settings(app, config, certificate))
         self.error: PortableError | None = None
         self.interrupted = False
         self._drain_seconds = config.drain_seconds
         self._fleet: Fleet | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._end: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # uvicorn says this only of sockets of its own.
         for sock in sockets or []:
-            log.info("Uvicorn running on %s (Press CTRL+C to quit)", ports.url(sock))
+            log.info(
+                "Uvicorn running on %s (Press CTRL+C to quit)", ports.url(sock, self.config.is_ssl)
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers come to their end; those that take too long end with an error."""
@@ -84,16 +106,9 @@ class _Server(uvicorn.Server):
 
     def _begin(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._tell(served)) for served in fleet.models}
-        if len(fleet.models) == 1:
-            self._tasks.add(loop.create_task(self._follow(fleet.default.process)))
-
-    async def _tell(self, served: Served) -> None:
-        await served.process.ready.wait()
-        if info := served.process.info:
-            log.info("%s is ready in %.1f s: %s", served.id, info.load_seconds, info.placement)
-            log.info("%s; context %d tokens", served.process.offload_reason, info.context)
+        only = fleet.default
+        if len(fleet.models) == 1 and only.keep_alive is None:
+            self._end = asyncio.get_running_loop().create_task(self._follow(only.process))
 
     async def _follow(self, model: ModelProcess) -> None:
         await model.gone.wait()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from portable.dialects.said import PLAIN, Reader
 from portable.engine import protocol
@@ -14,32 +16,64 @@ from portable.engine.sequence import SamplingParams, layered
 from portable.server.model import ModelProcess
 from portable.server.wanted import Wanted
 
+log = logging.getLogger("portable")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A model to serve. `names` are its ids, the first one is shown.
 
-    A field that a request leaves out is taken from `sampling`, else from the model's own file,
-    else from `fallback`.
+    It is unloaded when nobody has used it for `keep_alive` seconds; None is never. A field that a
+    request leaves out is taken from `sampling`, else from the model's own file, else from
+    `fallback`.
     """
 
     engine: EngineConfig
     names: tuple[str, ...] = ("default",)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     fallback: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
 
 
 class Served:
-    """A model and its process, started or not."""
+    """A model and its process, started or not. `load` is what is loading it, while that runs."""
 
     def __init__(self, config: ModelConfig, process: ModelProcess) -> None:
         self.config = config
         self.process = process
         self.created = int(time.time())
+        self.keep_alive = config.keep_alive
+        self.used_at = time.monotonic()
+        self.load: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
         return self.config.names[0]
+
+    @property
+    def is_busy(self) -> bool:
+        return self.process.is_busy
+
+    @property
+    def state(self) -> Literal["ready", "loading", "failed", "unloaded"]:
+        if self.process.ready.is_set():
+            return "ready"
+        if self.process.gone.is_set():
+            return "failed"
+        return "loading" if self.load or self.process.is_started else "unloaded"
+
+    def is_tired(self, now: float) -> bool:
+        """Nobody has used it for longer than it is kept."""
+        return self.keep_alive is not None and now - self.used_at >= self.keep_alive
+
+    def tell(self) -> None:
+        """Say in the log what was loaded, where, and why there; or why nothing was."""
+        process, info = self.process, self.process.info
+        if process.gone.is_set() or info is None:
+            log.error("%s cannot be loaded: %s", self.id, process.failure)
+        else:
+            log.info("%s is ready in %.1f s: %s", self.id, info.load_seconds, info.placement)
+            log.info("%s; context %d tokens", process.offload_reason, info.context)
 
     def sampling(self, said: Mapping[str, Any]) -> SamplingParams:
         """What a request said, over the defaults; the model's own are known once it is loaded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from portable.engine import protocol
 from portable.engine.sequence import SamplingParams
@@ -26,7 +26,9 @@ class Wanted:
     """`count` answers to each of the prompts: a conversation, a raw text or token ids.
 
     `said` is what the request itself says of how tokens are drawn, as SamplingParams' fields.
-    `model` None or "" is the server's first one. `param` is the field that the prompts came in.
+    `model` None or "" is the server's first one. From now on it is kept for `keep_alive` seconds
+    after its last request (None: for ever; "": as before), and has room for `context` tokens.
+    `param` is the field that the prompts came in.
     """
 
     prompts: Sequence[Prompt]
@@ -35,6 +37,8 @@ class Wanted:
     count: int = 1
     stream: bool = False
     param: str = "messages"
+    keep_alive: float | Literal[""] | None = ""
+    context: int | None = None
 
     @property
     def answers(self) -> int:

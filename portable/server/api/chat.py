@@ -28,6 +28,7 @@ async def chat_completions(request: Request) -> Response:
         model=asked.model,
         count=asked.n or 1,
         stream=bool(asked.stream),
+        **params.lodging(asked),
     )
     return await respond(
         request, wanted, lambda model: ChatLayout(model, include_usage=asked.includes_usage)

@@ -35,6 +35,7 @@ async def completions(request: Request) -> Response:
         model=asked.model,
         count=asked.n or 1,
         stream=bool(asked.stream),
+        **params.lodging(asked),
         param="prompt",
     )
     echoed = [str(prompt) if asked.echo else "" for prompt in prompts]

@@ -25,13 +25,18 @@ async def one_model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 when the default model answers; 503 while it is loading, and when it cannot be loaded."""
+    """200 when the default model answers; 503 while it is loading, and when it cannot be loaded.
+
+    Asleep, it answers as well: whoever asks it wakes it.
+    """
     state: State = request.app.state.portable
-    model = state.fleet.default.process
-    if model.gone.is_set():
-        return JSON({"status": "failed", "message": str(model.failure)}, 503)
-    if not model.ready.is_set():
-        return JSON({"status": "loading", "progress": round(model.progress, 2)}, 503)
+    served = state.fleet.default
+    process = served.process
+    match served.state:
+        case "failed":
+            return JSON({"status": "failed", "message": str(process.failure)}, 503)
+        case "loading":
+            return JSON({"status": "loading", "progress": round(process.progress, 2)}, 503)
     return JSON({"status": "ok"})
 
 
@@ -46,9 +51,9 @@ def describe(served: Served) -> dict[str, Any]:
         "owned_by": "portable",
     }
     if info is None:
-        return entry | {"meta": {"state": "loading"}}
+        return entry | {"meta": {"state": served.state}}
     meta = {
-        "state": "ready" if process.ready.is_set() else "loading",
+        "state": served.state,
         "running": process.running,
         "restarts": process.restarts,
         "n_ctx": info.context,

@@ -43,6 +43,12 @@ class StructuredOutputs(msgspec.Struct):
     grammar: str | None = None
 
 
+class Options(msgspec.Struct):
+    """Of Ollama's options the one that no other field says."""
+
+    num_ctx: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+
+
 class Sampling(msgspec.Struct, kw_only=True):
     """The fields that chat completions and completions share. None: the model's own default."""
 
@@ -66,6 +72,10 @@ class Sampling(msgspec.Struct, kw_only=True):
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
+    keep_alive: float | str | None = None
+    ttl: Annotated[float, Meta(ge=0)] | None = None
+    num_ctx: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+    options: Options | None = None
 
     @property
     def includes_usage(self) -> bool:

@@ -1,0 +1,184 @@
+"""A GGUF file, loaded: its tokens, its tensors, where they lie. Contexts are made over it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from portable import gguf
+from portable.engine.adapter import check_adapter, load_adapter
+from portable.engine.backend import Loading, ModelInfo
+from portable.engine.config import EngineConfig
+from portable.engine.machine import available_memory, check_file, default_threads
+from portable.engine.native import LOG, last_words, lib, list_devices, load_model, start
+from portable.engine.offload import ALL_LAYERS, check_memory, plan
+from portable.engine.vocabulary import Vocabulary
+from portable.errors import EngineError, NotEnoughMemory
+
+_SAMPLING_KEYS = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+
+
+class Weights(Vocabulary):
+    """A model and its adapter, and all contexts over them: `close` frees what is left of these.
+
+    Raises ModelFileError, UnsupportedModel, NotEnoughMemory or EngineError while loading.
+    """
+
+    def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
+        self._started = time.perf_counter()
+        for file in filter(None, (config.model, config.adapter)):
+            check_file(file)
+        start()
+        self.devices, backends = list_devices()
+        self.offload = plan(
+            config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
+        )
+        self.threads = config.threads or default_threads()
+        self._stop = contextlib.ExitStack()
+        super().__init__(self._load_model(config, loading))
+        self._adapter = self._load_adapter(config)
+        self._adapter_name = config.adapter.name if config.adapter else ""
+        self._abort_flag = ctypes.create_string_buffer(2)
+        self._loaded()
+
+    def abort(self) -> None:
+        """Interrupt the running decode, or the next one if none is running. Any thread may call."""
+        self._abort_flag[0] = b"\1"
+
+    def close(self) -> None:
+        self._stop.close()
+
+    # --- what it is ---
+
+    def describe(self, context: int) -> ModelInfo:
+        """What was loaded, for contexts of so many tokens."""
+        description = ctypes.create_string_buffer(128)
+        lib.llama_model_desc(self._model, description, len(description))
+        layers, total = self._offloaded()
+        return ModelInfo(
+            name=self.metadata("general.name") or "",
+            architecture=self.metadata("general.architecture") or "",
+            description=description.value.decode("utf-8", "replace"),
+            parameters=lib.llama_model_n_params(self._model),
+            size=lib.llama_model_size(self._model),
+            context=context,
+            trained_context=lib.llama_model_n_ctx_train(self._model),
+            vocabulary=self.vocabulary,
+            layers=total,
+            offloaded=layers,
+            devices=tuple(device.name for device in self.devices),
+            threads=self.threads,
+            load_seconds=self.load_seconds,
+            sampling=dict(self._sampling()),
+            adapter=self._adapter_name,
+        )
+
+    def _sampling(self) -> Iterator[tuple[str, float]]:
+        for name, key in _SAMPLING_KEYS.items():
+            text = self.metadata(f"general.sampling.{key}")
+            with contextlib.suppress(TypeError, ValueError):  # absent, or not a number
+                value = float(text or "")
+                if 0 <= value < 1e6 and (value or name != "repetition_penalty"):
+                    yield name, value
+
+    def _offloaded(self) -> tuple[int, int]:
+        """Layers on a GPU and layers in all, as llama.cpp said while it loaded."""
+        for line in reversed(LOG):
+            if found := re.search(r"offloaded (\d+)/(\d+) layers", line):
+                return int(found[1]), int(found[2])
+        return 0, lib.llama_model_n_layer(self._model) + 1
+
+    # --- loading ---
+
+    def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
+        self._bytes = _size(config)
+        self._available = available_memory()
+        self.check_memory(0)
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = config.repack
+
+        def report(fraction: float, _data: object) -> bool:
+            if loading:
+                loading(fraction)
+            return True
+
+        params.progress_callback = lib.llama_progress_callback(report)
+        model = load_model(config.model, params)
+        self._stop.callback(lib.llama_model_free, model)
+        return model
+
+    def _load_adapter(self, config: EngineConfig) -> Any:
+        if not config.adapter:
+            return None
+        experts = self.metadata(f"{self.metadata('general.architecture')}.expert_count")
+        check_adapter(config.adapter, config.model, int(experts or 0))
+        return load_adapter(self._model, config.adapter)
+
+    def _loaded(self) -> None:
+        self.load_seconds = time.perf_counter() - self._started
+
+    # --- contexts ---
+
+    def check_memory(self, context: int) -> None:
+        """Raise NotEnoughMemory unless there is room for the weights and `context` more bytes."""
+        if not self.offload.layers:
+            check_memory(self._bytes, context, self._available)
+
+    def context_params(self) -> lib.llama_context_params:
+        """What all contexts have in common."""
+        params = lib.llama_context_default_params()
+        params.n_threads = params.n_threads_batch = self.threads
+        params.kv_unified = True
+        params.no_perf = True
+        # "On the CPU" means that nothing is computed elsewhere, large prompts included.
+        params.op_offload = params.offload_kqv = bool(self.offload.layers)
+        # strlen is the callback: "" is 0, go on; "\1" is 1, stop. ggml asks hundreds of times a
+        # token, which a Python function would answer at a cost of some percent of the speed.
+        strlen = ctypes.CDLL(None).strlen if os.name != "nt" else ctypes.cdll.msvcrt.strlen
+        params.abort_callback = ctypes.cast(strlen, type(params.abort_callback))
+        params.abort_callback_data = ctypes.addressof(self._abort_flag)
+        return params
+
+    def open_context(self, params: lib.llama_context_params) -> lib.llama_context_p:
+        """A context with the adapter set. Raises NotEnoughMemory and EngineError."""
+        made = lib.llama_init_from_model(self._model, params)
+        if not made:
+            raise NotEnoughMemory(
+                f"llama.cpp could not make a context of {params.n_ctx} tokens",
+                hint=last_words() or "try a smaller --context",
+            )
+        self._stop.callback(lib.llama_free, made)
+        if self._adapter:
+            adapters = (lib.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+            if lib.llama_set_adapters_lora(made, adapters, 1, (ctypes.c_float * 1)(1.0)):
+                raise EngineError("llama.cpp could not set the adapter", hint=last_words())
+        return made
+
+    def cache_bytes(self, tokens: int, bits: float) -> int:
+        """Size of a KV cache with `bits` a value, by the model's own head sizes."""
+        arch = self.metadata("general.architecture")
+        heads = lib.llama_model_n_head(self._model) or 1
+        default = lib.llama_model_n_embd(self._model) // heads
+        key = int(self.metadata(f"{arch}.attention.key_length") or default)
+        value = int(self.metadata(f"{arch}.attention.value_length") or default)
+        groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
+        return int(tokens * groups * (key + value) * bits / 8)
+
+
+def _size(config: EngineConfig) -> int:
+    """Bytes of the model and its adapter."""
+    adapter = config.adapter.stat().st_size if config.adapter else 0
+    return gguf.size(config.model) + adapter
