@@ -62,9 +62,12 @@ class Running:
     gpu_layers: Annotated[str, typer.Option(help="Layers on the GPU: auto, all or a number.")] = (
         _ENGINE["gpu_layers"]
     )
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: one per physical core.")] = _ENGINE[
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: chosen and adapted.")] = _ENGINE[
         "threads"
     ]
+    eco: Annotated[
+        bool, typer.Option("--eco", help="On battery: half the threads, low priority.")
+    ] = _ENGINE["eco"]
     flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = _ENGINE[
         "flash_attention"
     ]

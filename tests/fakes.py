@@ -57,6 +57,7 @@ class FakeBackend:
         self.token_seconds = 0.0  # what each token of a batch costs, on `clock`
         self.now = 0.0
         self.aborted = 0
+        self.threads: list[int] = []
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
         return list(text.encode())
@@ -85,6 +86,9 @@ class FakeBackend:
         self.now += self.token_seconds * sum(part.size for part in slices)
         self.batches.append([(part.sequence.id, part.size) for part in slices])
         return np.array([row for part in slices for row in self._rows(part)], np.float32)
+
+    def use_threads(self, count: int) -> None:
+        self.threads.append(count)
 
     def keep(self, slot: int, count: int) -> None:
         assert count <= len(self.slots.get(slot, [])), "keeps more than the slot holds"

@@ -77,6 +77,7 @@ class Answerer:
             cut=self._limit(delta) if delta.finish_reason == "length" else "",
             usage=delta.usage,
             context=self._context,
+            threads=self._service.threads.told,
         )
 
     def _limit(self, last: Delta) -> str:

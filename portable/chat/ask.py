@@ -23,13 +23,17 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`stopped` by the user; `cut` says which limit ended it; `context` tokens there are in all."""
+    """`stopped` by the user; `cut` says which limit ended it; `context` tokens there are in all.
+
+    `threads` says how many worked at its end and why, if not all.
+    """
 
     text: str
     stopped: bool = False
     cut: str = ""
     usage: Usage | None = None
     context: int = 0
+    threads: str = ""
 
 
 class Ask(Protocol):
@@ -61,7 +65,7 @@ def ask_within(conversation: Conversation, ask: Ask, show: Show) -> tuple[Answer
     return answer, starts[-1]
 
 
-def figures(usage: Usage, context: int) -> str:
+def figures(usage: Usage, context: int, threads: str = "") -> str:
     """How fast it went, in one line."""
     first = usage.queue_seconds + usage.prompt_seconds
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
@@ -70,6 +74,7 @@ def figures(usage: Usage, context: int) -> str:
         f"prompt {usage.prompt_tokens} tokens{cached}{_rate(usage.prompt_rate)}",
         f"answer {usage.completion_tokens} tokens{_rate(usage.decode_rate)}",
         f"context {usage.prompt_tokens + usage.completion_tokens}/{context}",
+        *([threads] if threads else []),
     ]
     return " · ".join(parts)
 

@@ -141,7 +141,7 @@ def _once(ask: Ask, options: ChatOptions, record: Record, conversation: Conversa
     if answer.cut:
         whisper(f"The answer is cut: {answer.cut}.")
     if options.shows_stats and answer.usage:
-        whisper(figures(answer.usage, answer.context))
+        whisper(figures(answer.usage, answer.context, answer.threads))
     newest = conversation.turns[-1]
     newest.answer, newest.stopped = answer.text, answer.stopped
     if options.resume and answer.text:

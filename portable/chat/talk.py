@@ -172,7 +172,7 @@ class Talk:
         if answer.cut:
             self.screen.tell(f"The answer is cut: {answer.cut}.")
         if self.stats and answer.text and answer.usage:
-            self.screen.whisper(figures(answer.usage, answer.context))
+            self.screen.whisper(figures(answer.usage, answer.context, answer.threads))
 
     def _remember(self) -> None:
         """Keep the conversation for another day; a disk that refuses is told once."""

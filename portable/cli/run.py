@@ -145,6 +145,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         context=running.context,
         slots=slots,
         threads=running.threads,
+        eco=running.eco,
         gpu_layers=parse_gpu_layers(running.gpu_layers),
         flash_attention=running.flash_attention,
         kv_type=running.kv_type,

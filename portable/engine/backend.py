@@ -42,6 +42,7 @@ class ModelInfo:
     load_seconds: float
     sampling: dict[str, float]
     adapter: str = ""
+    power: str = ""
 
     @property
     def placement(self) -> str:
@@ -50,7 +51,8 @@ class ModelInfo:
         layers = f"{self.offloaded}/{self.layers} layers on {where}"
         if not self.offloaded:
             layers = f"all {self.layers} layers on CPU, {self.threads} threads"
-        return layers + (f", with the adapter {self.adapter}" if self.adapter else "")
+        adapter = f", with the adapter {self.adapter}" if self.adapter else ""
+        return layers + adapter + (f", {self.power}" if self.power else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class Backend(Protocol):
 
         The array is a view that the next call overwrites. Raises CacheFull, Aborted, EngineError.
         """
+
+    def use_threads(self, count: int) -> None:
+        """Compute the next batches with so many CPU threads."""
 
     def keep(self, slot: int, count: int) -> None:
         """Forget all but the first `count` tokens of a slot."""

@@ -101,8 +101,10 @@ class Child:
         self._send(protocol.Loading(fraction))
 
     def _beat(self) -> None:
+        worker = self._service.worker
         while not self._stopped.wait(_BEAT_SECONDS):
-            self._send(protocol.Beat(self._service.worker.steps, self._service.worker.unfinished))
+            threads = self._service.threads
+            self._send(protocol.Beat(worker.steps, worker.unfinished, threads.now, threads.why))
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)

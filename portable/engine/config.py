@@ -20,7 +20,8 @@ class EngineConfig:
     `context` counts tokens and is shared by all running requests; 0 asks for the smaller of the
     model's trained length and `default_context`. `slots` requests decode together. A step reads at
     most `step_tokens` tokens, and while somebody is being answered as many as fit `step_seconds`,
-    so that a long prompt does not stall running streams. `threads` 0 is one per physical core.
+    so that a long prompt does not stall running streams. `threads` 0 is one per physical
+    performance core, fewer while other programs are busy. `eco` spares a battery.
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
     `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
@@ -38,6 +39,7 @@ class EngineConfig:
     step_seconds: float = 0.25
     queue: int = 64
     threads: int = 0
+    eco: bool = False
     gpu_layers: GpuLayers = "auto"
     flash_attention: FlashAttention = "auto"
     kv_type: KvType = "f16"

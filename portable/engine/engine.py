@@ -21,6 +21,7 @@ from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
 from portable.engine.speculate import MAX_DRAFT, Costs, Lookup, draft_length
 from portable.engine.text import TextStream
+from portable.engine.threads import Threads
 from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest, PortableError
 
 
@@ -41,13 +42,15 @@ class Request:
 class Engine:
     """Many requests on one model, a step at a time. Not thread-safe: one thread owns it.
 
-    `prompts` are prefixes on disk.
+    `prompts` are prefixes on disk. Without `threads` each step takes those that the backend was
+    loaded with.
     """
 
     backend: Backend
     config: EngineConfig
     clock: Callable[[], float] = time.perf_counter
     prompts: InitVar[PromptCache | None] = None
+    threads: Threads | None = None
     scheduler: Scheduler = field(init=False)
     pace: Pace = field(init=False)
     costs: Costs = field(default_factory=Costs)
@@ -173,6 +176,8 @@ class Engine:
         """Logits, or None when the step has to be planned again: nothing was committed."""
         self._in_flight = plan.slices
         started = self.clock()
+        if self.threads:
+            self.backend.use_threads(self.threads.choose(plan, started))
         try:
             logits = self.backend.decode(plan.slices)
             self._learn(plan, self.clock() - started)
@@ -189,7 +194,9 @@ class Engine:
         return None
 
     def _learn(self, plan: Plan, seconds: float) -> None:
-        """What this step cost, for the choice of the next ones' sizes."""
+        """What this step cost, for the choice of the next ones' sizes and threads."""
+        if self.threads:
+            self.threads.learn(plan, seconds, self.clock())
         if plan.reading or plan.size == plan.answering:
             self.pace.learn(plan.answering, plan.reading, seconds)
         if self.config.speculate and not plan.reading:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from portable.engine.machine import default_threads
+from portable.engine.cores import default_threads
 from portable.engine.native import libggml, start
 
 # All matrices take turns, so that each one comes from memory, as a model's weights do, and not from

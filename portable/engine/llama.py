@@ -81,6 +81,9 @@ class Llama(Weights):
             raise EngineError("llama.cpp returned no logits")
         return np.ctypeslib.as_array(logits, (rows, self.vocabulary))
 
+    def use_threads(self, count: int) -> None:
+        lib.llama_set_n_threads(self._context, count, count)
+
     def keep(self, slot: int, count: int) -> None:
         self._check_slot(slot)
         if not lib.llama_memory_seq_rm(self._memory, slot, count, -1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from pathlib import Path
 
@@ -30,12 +29,6 @@ def check_file(path: Path) -> None:
     if magic != gguf.MAGIC:
         raise ModelFileError(f"{path} is not a GGUF file", hint="portable convert makes one")
     gguf.check_shards(path)
-
-
-def default_threads() -> int:
-    """One per physical core that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
 
 
 def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from portable.engine.machine import default_threads
+from portable.engine.cores import default_threads
 from portable.engine.offload import Device
 from portable.errors import ModelFileError, UnsupportedModel
 

@@ -36,6 +36,11 @@ class Plan:
         return sum(part.count for part in self.slices if part.count > 1)
 
     @property
+    def depth(self) -> int:
+        """Position of the deepest slice: its tokens look at so many others."""
+        return max(part.start for part in self.slices)
+
+    @property
     def size(self) -> int:
         """Tokens of all kinds, drafts included."""
         return sum(part.size for part in self.slices)

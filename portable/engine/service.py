@@ -7,6 +7,7 @@ from typing import Any
 
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
+from portable.engine.cores import OtherPrograms
 from portable.engine.engine import Engine
 from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
@@ -14,6 +15,7 @@ from portable.engine.prompt import Prompter, template_of
 from portable.engine.prompts.cache import PromptCache
 from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
+from portable.engine.threads import Threads
 from portable.engine.worker import Deliver, Worker
 from portable.errors import PortableError
 
@@ -33,8 +35,16 @@ class Service:
         self.has_template = template is not None
         self._prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
-        engine = Engine(self._llama, config, prompts=self._prompts(config))
+        self.threads = self._threads(config)
+        prompts = self._prompts(config)
+        engine = Engine(self._llama, config, prompts=prompts, threads=self.threads)
         self.worker = Worker(engine, deliver)
+
+    def _threads(self, config: EngineConfig) -> Threads:
+        """Threads that make room for other programs, unless somebody named their number."""
+        cores = self._llama.cores.logical
+        others = None if config.threads else OtherPrograms(cores)
+        return Threads(self._llama.threads, len(cores), others)
 
     def _prompts(self, config: EngineConfig) -> PromptCache | None:
         """Prefixes on disk, if they are wanted."""

@@ -14,7 +14,8 @@ from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
-from portable.engine.machine import available_memory, check_file, default_threads
+from portable.engine.cores import find_cores, settle
+from portable.engine.machine import available_memory, check_file
 from portable.engine.native import LOG, last_words, lib, list_devices, load_model, start
 from portable.engine.offload import ALL_LAYERS, check_memory, plan
 from portable.engine.vocabulary import Vocabulary
@@ -44,7 +45,8 @@ class Weights(Vocabulary):
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
-        self.threads = config.threads or default_threads()
+        self.cores = find_cores()
+        self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
         self._stop = contextlib.ExitStack()
         super().__init__(self._load_model(config, loading))
         self._adapter = self._load_adapter(config)
@@ -82,6 +84,7 @@ class Weights(Vocabulary):
             load_seconds=self.load_seconds,
             sampling=dict(self._sampling()),
             adapter=self._adapter_name,
+            power=self._power,
         )
 
     def _sampling(self) -> Iterator[tuple[str, float]]:

@@ -69,7 +69,7 @@ class ModelProcess:
     that dies at work is started again, after a growing pause when that happens often: a request
     that kills it slows the server down and does not end it. A child
     that says nothing for `silent_seconds` counts as dead. `running` is how many requests the child
-    itself holds, as of its last sign of life. While it is `held`, new requests wait.
+    itself holds, as of its last sign of life, `beat`. While it is `held`, new requests wait.
     """
 
     def __init__(self, config: EngineConfig, silent_seconds: float = 30.0) -> None:
@@ -84,6 +84,7 @@ class ModelProcess:
         self.restarts = 0
         self.running = 0
         self.held = False
+        self.beat: protocol.Beat | None = None
         self._streams: dict[str, Stream] = {}
         self._unsent: dict[str, Stream] = {}
         self._child: asyncio.subprocess.Process | None = None
@@ -287,7 +288,7 @@ class ModelProcess:
                 self.ready.set()
                 self.send_waiting()
             case protocol.Beat():
-                self.running = event.unfinished
+                self.running, self.beat = event.unfinished, event
                 return not self._is_stuck(event.steps, event.unfinished)
         return True
 

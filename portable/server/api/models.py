@@ -63,5 +63,7 @@ def describe(served: Served) -> dict[str, Any]:
         "size": info.size,
         "description": info.description,
         "placement": info.placement,
+        "threads": process.beat.threads if process.beat else info.threads,
+        "threads_reason": process.beat.threads_reason if process.beat else "",
     }
     return entry | {"meta": meta}

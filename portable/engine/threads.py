@@ -1,0 +1,151 @@
+"""How many threads the next step takes, as other programs leave cores free; pure, given a clock.
+
+Nothing is tried out on a quiet machine. While other programs are at work, fewer threads are held
+against all of them by what steps take: ggml's threads wait for one another several hundred times a
+token, so that one which gets no core holds up all.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+# Cores that other programs may use before it is worth a comparison, and when they count as gone.
+_BUSY, _QUIET = 0.35, 0.2
+_QUIET_SAMPLES = 2
+# Steps compared on each side. The first after a change pays for it: a median does not see that.
+_STEPS = 3
+# A step that takes so many times the median of the other side ends the comparison.
+_HOPELESS = 2.0
+# Seconds until two counts are compared again; doubled when nothing has changed.
+_AGAIN, _AGAIN_MOST = 2.0, 16.0
+_DEPTH = 512
+
+Others = Callable[[float], float | None]
+
+
+class Step(Protocol):
+    """`size` tokens at once, of which `reading` are prompts', the deepest at position `depth`."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def reading(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Trial:
+    """All threads against fewer, for one kind of step; `chosen` holds until `again`."""
+
+    fewer: int
+    most: int
+    chosen: int
+    trying: int
+    again: float = 0.0
+    pause: float = _AGAIN
+    depth: int = 0
+    seconds: dict[int, deque[float]] = field(default_factory=dict)
+
+    def threads(self, now: float) -> int:
+        if not self.trying and now >= self.again:
+            self.trying = self.fewer + self.most - self.chosen
+            self.seconds.pop(self.trying, None)
+        return self.trying or self.chosen
+
+    def move(self, depth: int) -> None:
+        """Steps at another depth are not comparable: each token looks at all before it."""
+        if abs(depth - self.depth) > _DEPTH:
+            self.seconds.clear()
+        self.depth = depth
+
+    def learn(self, threads: int, seconds: float, now: float) -> None:
+        """A row took so long. The comparison ends when it is clear which count is better."""
+        if threads not in (self.fewer, self.most):
+            return
+        taken = self.seconds.setdefault(threads, deque(maxlen=_STEPS))
+        taken.append(seconds)
+        known = self.seconds.get(self.fewer + self.most - threads, ())
+        if threads != self.trying:
+            return
+        if len(known) < _STEPS:  # the first time: now the other side
+            if len(taken) == _STEPS:
+                self.trying = self.fewer + self.most - threads
+        elif seconds > _HOPELESS * statistics.median(known):
+            self._choose(self.fewer + self.most - threads, now)
+        elif len(taken) == _STEPS:
+            self._choose(min(self.seconds, key=lambda n: statistics.median(self.seconds[n])), now)
+
+    def _choose(self, threads: int, now: float) -> None:
+        self.pause = min(2 * self.pause, _AGAIN_MOST) if threads == self.chosen else _AGAIN
+        self.chosen, self.trying, self.again = threads, 0, now + self.pause
+
+
+class Threads:
+    """Chooses among 1 to `most` threads on `cores` logical cores.
+
+    `others` tells how many cores other programs kept busy since it was last asked, or None when it
+    is too early to say; without it the number stays. `choose` and `learn` frame each step.
+    """
+
+    def __init__(self, most: int, cores: int, others: Others | None = None) -> None:
+        self.most = self.now = most
+        self._cores = max(cores, most)
+        self._others = others
+        self._load = 0.0
+        self._calm = 0
+        self._fewer = 0  # 0: the machine is quiet
+        self._trials: dict[tuple[bool, int], _Trial] = {}
+
+    @property
+    def why(self) -> str:
+        """Why there are fewer threads than there could be; empty if there are not."""
+        if self.now == self.most:
+            return ""
+        return f"other programs keep {self._load:.1f} of {self._cores} cores busy"
+
+    @property
+    def told(self) -> str:
+        """Both, for people."""
+        return f"{self.now} of {self.most} threads: {self.why}" if self.why else ""
+
+    def choose(self, step: Step, at: float) -> int:
+        """Threads for this step, which begins at the time `at` in seconds."""
+        if self._others and self.most > 1 and (load := self._others(at)) is not None:
+            self._observe(load)
+        self.now = self._trial(step).threads(at) if self._fewer else self.most
+        return self.now
+
+    def learn(self, step: Step, seconds: float, at: float) -> None:
+        """The step took so long and ended at the time `at`."""
+        if self._fewer:
+            trial = self._trial(step)
+            trial.move(step.depth)
+            trial.learn(self.now, seconds / step.size, at)
+
+    def _observe(self, load: float) -> None:
+        """Cores that are no cores of ours by right, such as second threads of one, are no loss."""
+        self._load = load
+        taken = load - (self._cores - self.most)
+        if taken >= _BUSY:
+            self._calm = 0
+            fewer = min(self.most - 1, max(1, round(self.most - taken)))
+            if not self._fewer or abs(fewer - self._fewer) > self.most // 8:
+                self._fewer, self._trials = fewer, {}
+        elif taken < _QUIET:
+            self._calm += 1
+            if self._calm == _QUIET_SAMPLES:
+                self._fewer, self._trials = 0, {}
+
+    def _trial(self, step: Step) -> _Trial:
+        """The comparison among steps like this one, which take about the same time a row."""
+        kind = step.reading > 0, step.size.bit_length()
+        if kind not in self._trials:
+            # Long rows of work between two barriers suffer less from a thread that is late.
+            first = self.most if step.reading else self._fewer
+            self._trials[kind] = _Trial(self._fewer, self.most, chosen=first, trying=first)
+        return self._trials[kind]
