@@ -42,12 +42,16 @@ class Batch:
         end = begin + len(tokens)
         if end > len(self.token):  # more than n_batch aborts the process
             raise EngineError(f"a step of more than {len(self.token)} tokens")
+        self.struct.n_tokens = end
+        if len(tokens) == 1:  # most often, and numpy's slices cost more than that
+            self.token[begin], self.pos[begin] = tokens[0], start
+            self.slot[begin], self.logits[begin] = slot, rows
+            return
         self.token[begin:end] = tokens
         self.pos[begin:end] = np.arange(start, start + len(tokens))
         self.slot[begin:end] = slot
         self.logits[begin:end] = 0
         self.logits[end - rows : end] = 1
-        self.struct.n_tokens = end
 
     def fill(self, slices: list[Slice]) -> int:
         """Lay the slices end to end; returns how many rows of logits they ask for."""

@@ -6,6 +6,7 @@ kill the process, and with what arguments, was measured; each guard names its re
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,8 @@ class Llama(Weights):
         self.window = window or self.cells
         self.mark_bytes = available_memory() // _SHARE_FOR_MARKS if window else 0
         self._batch = Batch(lib.llama_n_batch(self._context))
+        self._viewed = 0, 0
+        self._logits = np.empty((0, self.vocabulary), np.float32)
         self._loaded()
 
     # --- decoding ---
@@ -79,7 +82,15 @@ class Llama(Weights):
         logits = lib.llama_get_logits(self._context)
         if not logits:  # a ctypes NULL is falsy, never None
             raise EngineError("llama.cpp returned no logits")
-        return np.ctypeslib.as_array(logits, (rows, self.vocabulary))
+        return self._view(ctypes.addressof(logits.contents), rows)
+
+    def _view(self, address: int, rows: int) -> npt.NDArray[np.float32]:
+        """The logits where they lie; the next step's mostly lie there, too."""
+        if (address, rows) != self._viewed:
+            values = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
+            self._logits = np.frombuffer(values, np.float32).reshape(rows, -1)
+            self._viewed = address, rows
+        return self._logits
 
     def use_threads(self, count: int) -> None:
         lib.llama_set_n_threads(self._context, count, count)

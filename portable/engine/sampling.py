@@ -6,6 +6,7 @@ https://arxiv.org/abs/2407.01082.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Protocol
 
@@ -48,6 +49,9 @@ class Sampler:
         self._random = random.Random(params.seed)
         self._seen = set(prompt) if params.repetition_penalty != 1.0 else set()
         self._counts: dict[int, int] = {}
+        penalties = params.presence_penalty, params.frequency_penalty
+        self._counts_tokens = any(penalties) or params.repetition_penalty != 1.0
+        self._changes_logits = self._counts_tokens or bool(params.logit_bias)
 
     def pick(self, logits: Logits) -> int:
         """One token id for a row of shape (n_vocab,). Raises NonFiniteLogits for NaN or inf."""
@@ -71,15 +75,6 @@ class Sampler:
     def finished(self) -> bool:
         """The grammar allows nothing more."""
         return self._constraint is not None and self._constraint.finished
-
-    @property
-    def _counts_tokens(self) -> bool:
-        p = self._params
-        return bool(p.presence_penalty or p.frequency_penalty) or p.repetition_penalty != 1.0
-
-    @property
-    def _changes_logits(self) -> bool:
-        return self._counts_tokens or bool(self._params.logit_bias)
 
     def _penalized(self, logits: Logits) -> Logits:
         params, logits = self._params, logits.copy()
@@ -119,7 +114,7 @@ def _sound_peak(logits: Logits) -> tuple[int, float]:
     best = int(logits.argmax())
     peak = float(logits[best])
     # argmax stops at the first NaN, so the peak alone tells whether the row is sound.
-    if not np.isfinite(peak):
+    if not math.isfinite(peak):
         raise NonFiniteLogits(
             "the model computed a value that is not a number",
             hint="the model file is probably damaged: convert it again",

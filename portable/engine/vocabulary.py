@@ -19,6 +19,7 @@ class Vocabulary:
         self._vocab = lib.llama_model_get_vocab(model)
         self.vocabulary = lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
         # Only strict UTF-8 may go in: bytes above U+10FFFF abort the process.
@@ -37,7 +38,9 @@ class Vocabulary:
         return self._pieces[token]
 
     def is_end(self, token: int) -> bool:
-        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+        if token not in self._ends:
+            self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
+        return self._ends[token]
 
     def is_control(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_control(self._vocab, token))
