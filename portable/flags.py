@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -144,6 +144,23 @@ class Listening:
     max_body: Annotated[
         str, typer.Option(help="Largest request: a size such as 64MB; auto: 8 MiB.")
     ] = "auto"
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a server writes to its log."""
+
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="text or json.")] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="The least that is told.")
+    ] = "info"
+    log_seconds: Annotated[
+        float,
+        typer.Option("--log-interval", "--log_interval", min=0, help="Statistics; 0: none."),
+    ] = 20.0
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Also what people ask: for debugging.")
+    ] = False
 
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:

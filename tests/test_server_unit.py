@@ -129,7 +129,8 @@ def play(script: Script, *, slots: int = 4, queue: int = 64, **config: Any) -> N
         model = FakeProcess(slots=slots, queue=queue)
         served = Served(ModelConfig(engine=model.config, **own), model)
         app = make_app([served.config], settings, lambda _: None)
-        app.state.portable = State(settings, Fleet([served]))
+        state, fleet = app.state.portable, Fleet([served])
+        app.state.portable = State(settings, fleet, state.metrics)
         await asyncio.wait_for(script(app, model), 20)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, left

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from portable.cli import convert, measure, models, quants, run, serve, verify
+from portable.cli import convert, measure, models, quants, run, serve, service, verify
 from portable.cli.app import app
 
-__all__ = ["app", "convert", "main", "measure", "models", "quants", "run", "serve", "verify"]
+_COMMANDS = (convert, measure, models, quants, run, serve, service, verify)
+__all__ = ["app", "main"]
 
 
 def main() -> None:

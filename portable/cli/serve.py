@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from portable.cli import settings
 from portable.cli.app import app, edge, say
 from portable.cli.run import engine, obtained
-from portable.flags import SLOTS, Listening, Running, Sampling, Source, size_or_off
+from portable.flags import SLOTS, Listening, Logging, Running, Sampling, Source, size_or_off
 
 if TYPE_CHECKING:
     from portable.obtain import Model
@@ -23,6 +25,15 @@ def serve(
     running: Running,
     sampling: Sampling,
     listening: Listening,
+    logging: Logging,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with these flags' names; the command line wins.",
+            callback=settings.apply,
+            is_eager=True,
+        ),
+    ] = None,
     served_model_name: Annotated[
         str | None,
         typer.Option("--served-model-name", "--served_model_name", help="The id to show."),
@@ -49,13 +60,14 @@ def serve(
     from portable.server.run import choose_port, serve
     from portable.server.served import ModelConfig
 
-    config = dataclasses.replace(
+    settled = dataclasses.replace(
         server_config(listening),
+        **dataclasses.asdict(logging),
         any_model=any_model,
         fail_while_loading=fail_while_loading,
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
-        choose_port(config, say)
+        choose_port(settled, say)
     kept = seconds(keep_alive or ("10m" if also else "forever"), "--keep-alive")
     models = []
     for at, name in enumerate([source.model, *(also or ())]):
@@ -70,7 +82,7 @@ def serve(
             keep_alive=kept,
         )
         models.append(model)
-    return serve(models, config, say)
+    return serve(models, settled, say)
 
 
 def server_config(listening: Listening) -> ServerConfig:

@@ -104,7 +104,8 @@ class Child:
         worker = self._service.worker
         while not self._stopped.wait(_BEAT_SECONDS):
             threads = self._service.threads
-            self._send(protocol.Beat(worker.steps, worker.unfinished, threads.now, threads.why))
+            counts = (worker.steps, worker.unfinished, worker.cells)
+            self._send(protocol.Beat(*counts, threads.now, threads.why))
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)

@@ -62,11 +62,13 @@ class Deltas(msgspec.Struct, tag=True):
 class Beat(msgspec.Struct, tag=True):
     """Sent every second: `steps` grows while the engine is alive and has work.
 
-    `threads` are those of the last step, and `threads_reason` says why they are not all.
+    `cells` are in use, of as many as the context has. `threads` are those of the last step, and
+    `threads_reason` says why they are not all.
     """
 
     steps: int
     unfinished: int
+    cells: int
     threads: int
     threads_reason: str = ""
 

@@ -58,6 +58,11 @@ class Worker:
     def unfinished(self) -> int:
         return len(self._unfinished)
 
+    @property
+    def cells(self) -> int:
+        """Of the KV cache, in use."""
+        return self._engine.backend.cells - self._engine.scheduler.prefix.free_cells
+
     def submit(
         self,
         id: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -13,11 +14,14 @@ from starlette.routing import Route
 from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
 from portable.server.api.loading import list_running, load_model, unload_model
+from portable.server.api.metrics import metrics
 from portable.server.api.models import health, list_models, one_model
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
 from portable.server.guard import PUBLIC, Guard
+from portable.server.metrics import Metrics
 from portable.server.model import ModelProcess
+from portable.server.observe import Observer, tell
 from portable.server.replies import HANDLERS, from_defect
 from portable.server.served import ModelConfig, Served
 from portable.server.state import State
@@ -27,17 +31,19 @@ Started = Callable[[Fleet], None]
 
 def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Started) -> Starlette:
     """One application for these models. `started` gets them when the lifespan begins."""
+    served = [Served(m, ModelProcess(m.engine, config.silent_seconds)) for m in models]
+    fleet = Fleet(served, any_model=config.any_model)
+    state = State(config, fleet, Metrics(fleet))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        served = [Served(m, ModelProcess(m.engine, config.silent_seconds)) for m in models]
-        fleet = Fleet(served, any_model=config.any_model)
-        app.state.portable = State(config, fleet)
         fleet.start()
         started(fleet)
+        telling = asyncio.create_task(tell(state.metrics.totals, config.log_seconds))
         try:
             yield
         finally:
+            telling.cancel()
             await fleet.stop()
 
     routes = [
@@ -45,14 +51,16 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}", one_model, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
         Route("/api/ps", list_running, methods=["GET"]),
         *(Route(path, load_model, methods=["POST"]) for path in _paths("load")),
         *(Route(path, unload_model, methods=["POST"]) for path in _paths("unload")),
         *(Route(path, health, methods=["GET"]) for path in sorted(PUBLIC)),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
+            Middleware(Observer, metrics=state.metrics),
             Middleware(Guard, config=config),
             # Inside the guard, so that this answer is named too.
             Middleware(ServerErrorMiddleware, handler=from_defect),
@@ -60,6 +68,8 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+    app.state.portable = state
+    return app
 
 
 def _paths(verb: str) -> list[str]:

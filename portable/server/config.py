@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from portable.errors import UsageError
 
@@ -21,6 +22,9 @@ class ServerConfig:
     beside its own, behind a proxy for one; `cors` the origins of web pages that may use it beside
     this machine's; `root_path` the prefix under which a proxy shows it. A model's process that is
     silent for `silent_seconds` is ended and started again.
+
+    The log tells what was done each `log_seconds`, if anything (0: never), and prompts only with
+    `log_prompts`.
 
     A client has `head_seconds` for the head of a request, `body_seconds` for its body (and more
     while it comes fast enough), `idle_seconds` between two requests, and `stall_seconds` to read
@@ -43,6 +47,10 @@ class ServerConfig:
     status_after_seconds: float = 10.0
     drain_seconds: float = 10.0
     silent_seconds: float = 30.0
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_seconds: float = 20.0
+    log_prompts: bool = False
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     idle_seconds: int = 60

@@ -19,6 +19,7 @@ from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
 from portable.server.layout import Answer, Layout, Piece
 from portable.server.model import Stream
+from portable.server.observe import record_of
 from portable.server.replies import JSON, ClientLeft
 from portable.server.served import Served
 from portable.server.state import State
@@ -38,6 +39,8 @@ async def respond(request: Request, wanted: Wanted, lay_out: Callable[[str], Lay
     """A whole answer, or with `stream` its events as they come; `lay_out` gets the model's id."""
     state: State = request.app.state.portable
     served = state.fleet.resolve(wanted.model)
+    if state.config.log_prompts:
+        log.info("%s asks %s", record_of(request).id, wanted.prompts)
     exchange = Exchange(request, state, served, wanted, lay_out(served.id))
     if wanted.keep_alive != "":
         served.keep_alive = wanted.keep_alive
@@ -65,6 +68,8 @@ class Exchange:
         self._wanted = wanted
         self._layout = layout
         self._prompt_tokens: int | None = None
+        self._record = record_of(request)
+        self._record.model = served.id
 
     async def whole(self) -> Response:
         """Whole answers, decoded together; the first error stops the others and is raised."""
@@ -122,21 +127,20 @@ class Exchange:
         stream = self._open(at)
         try:
             await self._accepted(at, stream, patient=True)
-            return await _unless_left(self._request, self._collect(stream))
+            return await _unless_left(self._request, self._collect(at, stream))
         finally:
             self._served.process.close(stream)
 
-    async def _collect(self, stream: Stream) -> Answer:
+    async def _collect(self, at: int, stream: Stream) -> Answer:
         reader = self._served.reader(self._wanted)
         parts = []
         async for delta in stream:
             if delta.error:
                 raise _as_error(delta)
-            for piece in _pieces(0, delta, reader):
+            for piece in self._pieces(at, delta, reader):
                 parts.append(piece.said)
                 if piece.finish_reason:
-                    used = piece.usage or Usage(0, 0, 0)
-                    return Answer(joined(parts), piece.finish_reason, used)
+                    return Answer(joined(parts), piece.finish_reason, piece.usage)
         raise EngineError("the answer ended without a reason")
 
     async def _events(self, streams: list[Stream]) -> AsyncIterator[bytes]:
@@ -153,26 +157,28 @@ class Exchange:
             else:
                 if index not in readers:
                     readers[index] = self._served.reader(self._wanted)
-                pieces = _pieces(index, delta, readers[index])
+                pieces = self._pieces(index, delta, readers[index])
                 if sent := b"".join(part for piece in pieces for part in layout.piece(piece)):
                     yield sent
                 if delta.finish_reason:
                     spent.append(delta.usage or Usage(0, 0, 0))
         yield b"".join(layout.end(spent))
 
+    def _pieces(self, index: int, delta: Delta, reader: Reader) -> Iterator[Piece]:
+        """What one delta says; the last text comes before the reason, as all clients expect."""
+        if delta.text:
+            self._record.token(index)
+            if said := reader.push(delta.text):
+                yield Piece(index, said)
+        if delta.finish_reason:
+            if said := reader.finish():
+                yield Piece(index, said)
+            used = delta.usage or Usage(0, 0, 0)
+            self._record.finish(used)
+            yield Piece(index, finish_reason=delta.finish_reason, usage=used)
+
     def _headers(self) -> dict[str, str]:
         return self._served.clamped(self._wanted.said, self._prompt_tokens)
-
-
-def _pieces(index: int, delta: Delta, reader: Reader) -> Iterator[Piece]:
-    """What one delta says; the last text comes before the reason, as all clients expect."""
-    if delta.text and (said := reader.push(delta.text)):
-        yield Piece(index, said)
-    if delta.finish_reason:
-        if said := reader.finish():
-            yield Piece(index, said)
-        yield Piece(index, finish_reason=delta.finish_reason, usage=delta.usage)
-        log_usage(delta.usage)
 
 
 def _as_error(delta: Delta) -> PortableError:
@@ -199,13 +205,3 @@ async def _unless_left(request: Request, work: Awaitable[T]) -> T:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def log_usage(used: Usage | None) -> None:
-    """One line a request: tokens and speed, never a prompt."""
-    if used:
-        log.info(
-            "prompt %d tokens (%d cached) at %.0f/s, answer %d tokens at %.1f/s",
-            *(used.prompt_tokens, used.cached_tokens, used.prompt_rate),
-            *(used.completion_tokens, used.decode_rate),
-        )

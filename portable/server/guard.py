@@ -1,11 +1,9 @@
-"""What stands before every route: Host, Origin, key, body size and request id, as plain ASGI."""
+"""What stands before every route: Host, Origin, key and body size, as plain ASGI."""
 
 from __future__ import annotations
 
 import hmac
 import re
-import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -17,7 +15,6 @@ from portable.server.config import ServerConfig
 from portable.server.replies import JSON, refuse
 
 PUBLIC = {"/health", "/v1/health", "/healthz", "/livez", "/readyz", "/ping"}
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _MAX_FIELDS = 100
 
 
@@ -30,7 +27,7 @@ class BodyTooLarge(PortableError):
 
 
 class Guard:
-    """Refuses before the first byte of a body is read, and names each answer by its request id."""
+    """Refuses before the first byte of a body is read."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
@@ -47,9 +44,9 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        scope = {**scope, "path": self._path(scope["path"])}
+        scope["path"] = self._path(scope["path"])
         allowed = self._origins.allow(headers)
-        send = _named(send, headers, readable=allowed)
+        send = _readable(send, headers, allowed)
         refusal = self._stranger(headers, allowed) or origin.preflight(scope["method"], headers)
         refusal = refusal or self._keyless(scope["path"], headers) or self._malformed(headers)
         if refusal:
@@ -126,20 +123,15 @@ def _host(headers: Headers) -> str:
     return host if host.endswith("]") else re.sub(r":\d+$", "", host)
 
 
-def _named(send: Send, headers: Headers, *, readable: bool) -> Send:
-    """Add the request's id and its time to the response, and whether its page may read it."""
-    started = time.perf_counter()
-    given = headers.get("x-request-id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
-    page = origin.headers_for(headers["origin"]) if readable and "origin" in headers else {}
+def _readable(send: Send, headers: Headers, allowed: bool) -> Send:
+    """Tell the browser whether its page may read the response."""
+    page = origin.headers_for(headers["origin"]) if allowed and "origin" in headers else {}
 
-    async def named(message: Message) -> None:
+    async def readable(message: Message) -> None:
         if message["type"] == "http.response.start":
             out = MutableHeaders(scope=message)
-            out["x-request-id"] = request_id
-            out["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
             out.update(page)
             out.add_vary_header("Origin")
         await send(message)
 
-    return named
+    return readable

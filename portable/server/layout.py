@@ -9,15 +9,17 @@ from typing import Any, Protocol
 from portable.dialects.said import NOTHING, Said
 from portable.engine.sequence import Usage
 
+NO_USAGE = Usage(0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one step brought for the answer of that index; the last one has reason and usage."""
+    """What one step brought for the answer of that index; the last one has a reason."""
 
     index: int
     said: Said = NOTHING
     finish_reason: str | None = None
-    usage: Usage | None = None
+    usage: Usage = NO_USAGE
 
 
 @dataclass(slots=True)

@@ -110,6 +110,11 @@ class ModelProcess:
         return len(self._streams) > len(self._unsent)
 
     @property
+    def waiting(self) -> int:
+        """Requests beyond those that decode together."""
+        return max(0, len(self._streams) - self.config.slots)
+
+    @property
     def is_wanted(self) -> bool:
         """Requests wait for the child."""
         return bool(self._unsent)

@@ -14,12 +14,11 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-import uvicorn.config
 from starlette.types import ASGIApp
 
 from portable.engine.machine import check_file
 from portable.errors import EngineError, PortableError
-from portable.server import ports, tls
+from portable.server import logs, ports, tls
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
 from portable.server.connection import Connection
@@ -58,7 +57,8 @@ def settings(
         cast(Any, app),
         http=cast(Any, partial(Connection, limits=config)),
         ws="none",
-        log_config=_log_config(),
+        log_config=logs.settings(config.log_format, config.log_level),
+        access_log=False,  # ours says more
         timeout_keep_alive=config.idle_seconds,
         timeout_graceful_shutdown=math.ceil(config.drain_seconds) + 1,
         server_header=False,
@@ -118,13 +118,3 @@ class _Server(uvicorn.Server):
     def _cut_short(self) -> None:
         if self._fleet:
             self._fleet.fail_all(EngineError("the server is shutting down"))
-
-
-def _log_config() -> dict[str, object]:
-    """uvicorn's own lines on stderr, and ours in the same style."""
-    config: dict[str, object] = {**uvicorn.config.LOGGING_CONFIG}
-    config["loggers"] = {
-        **uvicorn.config.LOGGING_CONFIG["loggers"],
-        "portable": {"handlers": ["default"], "level": "INFO", "propagate": False},
-    }
-    return config

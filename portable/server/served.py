@@ -55,8 +55,12 @@ class Served:
         return self.process.is_busy
 
     @property
+    def is_loaded(self) -> bool:
+        return self.process.ready.is_set()
+
+    @property
     def state(self) -> Literal["ready", "loading", "failed", "unloaded"]:
-        if self.process.ready.is_set():
+        if self.is_loaded:
             return "ready"
         if self.process.gone.is_set():
             return "failed"

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
+from portable.server.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     config: ServerConfig
     fleet: Fleet
+    metrics: Metrics
