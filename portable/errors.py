@@ -5,7 +5,8 @@
       │     ├── NotOnHub         a hub has no such repository or revision, or hides it
       │     └── InvalidRequest   a wrong field of a request; names it in `param`
       │           ├── ContextLengthExceeded
-      │           └── ModelNotFound
+      │           ├── ModelNotFound
+      │           └── WrongModel     the model is there, but not made for this
       ├── CheckpointError        a checkpoint folder that cannot be converted as it is
       ├── UnsupportedModel       an architecture, tokenizer or quantization we do not know
       ├── ModelFileError         a GGUF file that cannot be loaded
@@ -76,6 +77,10 @@ class ContextLengthExceeded(InvalidRequest):
 class ModelNotFound(InvalidRequest):
     status = 404
     code = "model_not_found"
+
+
+class WrongModel(InvalidRequest):
+    code = "model_not_supported"
 
 
 class CheckpointError(PortableError):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from portable.engine.config import EngineConfig, FlashAttention, KvType
+from portable.engine.config import EngineConfig, FlashAttention, KvType, Pooling
 from portable.errors import UsageError
 
 
@@ -80,6 +80,9 @@ class Running:
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"
     ]
+    pooling: Annotated[
+        Pooling, typer.Option(help="How embeddings are made; none: not of a model that chats.")
+    ] = _ENGINE["pooling"]
     adapter: Annotated[
         Path | None, typer.Option(help="LoRA adapter, as `portable convert` writes it.")
     ] = _ENGINE["adapter"]

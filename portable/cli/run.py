@@ -150,6 +150,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         flash_attention=running.flash_attention,
         kv_type=running.kv_type,
         speculate=running.speculate,
+        pooling=running.pooling,
         mmap=running.mmap,
         adapter=running.adapter,
         prompt_cache=None if most == 0 else store.prompts(),

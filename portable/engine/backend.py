@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from portable.engine.sequence import Slice
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     State = npt.NDArray[np.uint8]
+
+
+Task = Literal["generate", "embed", "rerank"]
 
 
 class CacheFull(Exception):
@@ -43,6 +46,7 @@ class ModelInfo:
     sampling: dict[str, float]
     adapter: str = ""
     power: str = ""
+    task: Task = "generate"
 
     @property
     def placement(self) -> str:

@@ -17,6 +17,9 @@ import msgspec
 
 from portable.engine import protocol
 from portable.engine.config import EngineConfig
+from portable.engine.embedding.kind import kind_of, wrong_model
+from portable.engine.embedding.service import EmbeddingService
+from portable.engine.queries import Queries
 from portable.engine.sequence import Delta
 from portable.engine.service import Service
 from portable.errors import EngineError
@@ -32,10 +35,16 @@ class Child:
         self._events = events
         self._writing = threading.RLock()
         self._stopped = threading.Event()
-        self._service = Service(config, self._deliver, self._loading)
+        self._service = self._load(config)
+        self._queries = Queries(self._service, self._send)
         # Two threads: a long prompt being tokenized must not hold up a short one.
         self._preparing = ThreadPoolExecutor(2, "prepare")
         self._wanted: set[str] = set()  # not submitted yet, and nobody has cancelled them
+
+    def _load(self, config: EngineConfig) -> Service | EmbeddingService:
+        if kind_of(config).task == "generate":
+            return Service(config, self._deliver, self._loading)
+        return EmbeddingService(config, self._loading)
 
     def run(self) -> None:
         """Answer commands until the parent closes the pipe."""
@@ -45,39 +54,43 @@ class Child:
         while (command := self._read()) is not None:
             if isinstance(command, protocol.Cancel):
                 self._cancel(command.id)
+            elif isinstance(command, protocol.Query):
+                self._queries.ask(command)
             else:
                 self._wanted.add(command.id)
                 self._preparing.submit(self._generate, command)
         self._stopped.set()
         self._preparing.shutdown(cancel_futures=True)
+        self._queries.close()
         service.close()
 
     def _cancel(self, id: str) -> None:
         with self._writing:  # so that it comes before the request is submitted or after, not amid
             self._wanted.discard(id)
-            self._service.worker.cancel(id)
+            self._queries.cancel(id)
+            if isinstance(self._service, Service):
+                self._service.worker.cancel(id)
 
     def _generate(self, command: protocol.Generate) -> None:
         if command.id not in self._wanted:
             return
         try:
-            tokens = self._tokens(command)
-            constraint = self._service.constraint(command.params)
+            service = self._generating()
+            tokens = _tokens(service, command)
+            constraint = service.constraint(command.params)
             with self._writing:  # so that no delta can overtake the acceptance
                 if command.id in self._wanted:
-                    self._service.worker.submit(command.id, tokens, command.params, constraint)
+                    service.worker.submit(command.id, tokens, command.params, constraint)
                     self._send(protocol.Accepted(command.id, len(tokens)))
         except Exception as error:
             self._send(protocol.failed(command.id, error))
         finally:
             self._wanted.discard(command.id)
 
-    def _tokens(self, command: protocol.Generate) -> list[int]:
-        if command.messages is not None:
-            return self._service.chat_tokens(command.messages, command.options)
-        if isinstance(command.prompt, str):
-            return self._service.text_tokens(command.prompt)
-        return command.prompt or []
+    def _generating(self) -> Service:
+        if isinstance(self._service, Service):
+            return self._service
+        raise wrong_model(self._service.info.task)
 
     def _read(self) -> protocol.Command | None:
         header = self._commands.read(protocol.HEADER.size)
@@ -101,11 +114,16 @@ class Child:
         self._send(protocol.Loading(fraction))
 
     def _beat(self) -> None:
-        worker = self._service.worker
         while not self._stopped.wait(_BEAT_SECONDS):
-            threads = self._service.threads
-            counts = (worker.steps, worker.unfinished, worker.cells)
-            self._send(protocol.Beat(*counts, threads.now, threads.why))
+            self._send(self._sign_of_life())
+
+    def _sign_of_life(self) -> protocol.Beat:
+        service, steps, unfinished = self._service, self._queries.steps, self._queries.unfinished
+        if not isinstance(service, Service):
+            return protocol.Beat(steps, unfinished, 0, service.info.threads)
+        worker, threads = service.worker, service.threads
+        steps, unfinished = steps + worker.steps, unfinished + worker.unfinished
+        return protocol.Beat(steps, unfinished, worker.cells, threads.now, threads.why)
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)
@@ -115,6 +133,14 @@ class Child:
                 self._events.flush()
         except BrokenPipeError:
             os._exit(0)  # the parent is gone: nobody is left to answer
+
+
+def _tokens(service: Service, command: protocol.Generate) -> list[int]:
+    if command.messages is not None:
+        return service.chat_tokens(command.messages, command.options)
+    if isinstance(command.prompt, str):
+        return service.text_tokens(command.prompt)
+    return command.prompt or []
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from portable.errors import UsageError
 GpuLayers = int | Literal["auto", "all"]
 FlashAttention = Literal["auto", "on", "off"]
 KvType = Literal["f16", "q8_0", "q4_0"]
+Pooling = Literal["auto", "mean", "cls", "last", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class EngineConfig:
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
     `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
+    `pooling` is how a text's tokens become its embedding: auto is the model's own way, or their
+    mean; with none a model that generates text makes no embeddings.
     Without `repack` weights stay as the file has them: less memory, and slower.
     Prefixes that are worth it lie in the folder `prompt_cache`, if there is one, and in
     `prompt_cache_bytes` at most; None is a share of the free disk.
@@ -45,6 +48,7 @@ class EngineConfig:
     kv_type: KvType = "f16"
     prefix_cache: bool = True
     speculate: bool = False
+    pooling: Pooling = "auto"
     mmap: bool = True
     adapter: Path | None = None
     repack: bool = True

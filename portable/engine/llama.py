@@ -53,9 +53,6 @@ class Llama(Weights):
             )
         self.cells = self.context = lib.llama_n_ctx(self._context)
         self.slots = config.slots
-        self.can_keep_part = not (
-            lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
-        )
         # A recurrent state knows its last token only.
         window = lib.llama_model_n_swa(self._model) if self.can_keep_part else 1
         self.window = window or self.cells
@@ -73,7 +70,7 @@ class Llama(Weights):
         if code == 1:
             raise CacheFull
         if code == 2:
-            self._abort_flag[0] = b"\0"
+            self.clear_abort()
             raise Aborted
         if code:
             raise EngineError(f"llama.cpp could not decode (code {code})", hint=last_words())
@@ -150,10 +147,9 @@ class Llama(Weights):
     # --- loading ---
 
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
-        trained = lib.llama_model_n_ctx_train(self._model)
-        context = config.context or min(trained, config.default_context)
+        context = config.context or min(self.trained_context, config.default_context)
         kind, bits = _KV_TYPES[config.kv_type]
-        self.check_memory(self.cache_bytes(context, bits))
+        self.claim(self.cache_bytes(context, bits))
         params = self.context_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots

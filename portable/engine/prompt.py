@@ -13,7 +13,7 @@ from portable.errors import ContextLengthExceeded, InvalidRequest, PortableError
 
 # No token of any known vocabulary stands for more bytes; tokenizing can take time that grows with
 # the square of the length, so a text that cannot fit is refused before.
-_MAX_BYTES_A_TOKEN = 64
+MAX_BYTES_A_TOKEN = 64
 
 
 def template_of(vocabulary: Any) -> ChatTemplate | None:
@@ -41,6 +41,17 @@ class Prompter:
 
         Raises InvalidRequest, ContextLengthExceeded or TemplateError.
         """
+        return self.parse(self.render(messages, options))
+
+    def parse(self, prompt: str) -> list[int]:
+        """Token ids of what `render` made."""
+        ids: list[int] = []
+        for text, special in segments(prompt):
+            ids += self._backend.tokenize(text, special=special, start=False)
+        return ids
+
+    def render(self, messages: list[Message], options: dict[str, Any]) -> str:
+        """The prompt, with what names control tokens in a user's text marked. Raises as `chat`."""
         if self._template is None:
             raise InvalidRequest(
                 "this model has no chat template: it was not trained to chat",
@@ -51,10 +62,7 @@ class Prompter:
         prompt = self._template.render(messages, **options)
         if messages[0].get("role") == "system" and messages[0].get("content") == "":
             prompt = self._without_system(prompt, messages[0], self._template)
-        ids: list[int] = []
-        for text, special in segments(prompt):
-            ids += self._backend.tokenize(text, special=special, start=False)
-        return ids
+        return prompt
 
     def _without_system(self, prompt: str, system: Message, template: ChatTemplate) -> str:
         """An empty system prompt means none at all, as in ms-swift; templates would write it."""
@@ -72,7 +80,7 @@ class Prompter:
         return self._backend.tokenize(prompt, special=True, start=True)
 
     def _check_bytes(self, size: int) -> None:
-        limit = min(self._backend.context * _MAX_BYTES_A_TOKEN, 2 << 20)
+        limit = min(self._backend.context * MAX_BYTES_A_TOKEN, 2 << 20)
         if size > limit:
             raise ContextLengthExceeded(
                 f"the prompt has {size} bytes, the context holds {self._backend.context} tokens",

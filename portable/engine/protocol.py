@@ -24,6 +24,93 @@ class Generate(msgspec.Struct, tag=True):
     prompt: str | list[int] | None = None
 
 
+class Embed(msgspec.Struct, tag=True):
+    """Texts, or texts as token ids, into vectors of length 1.
+
+    `dimensions` keeps so many numbers of each; `truncate` cuts texts that are too long.
+    """
+
+    texts: list[str | list[int]]
+    dimensions: int | None = None
+    truncate: bool = False
+
+
+class Rerank(msgspec.Struct, tag=True):
+    query: str
+    documents: list[str]
+    truncate: bool = False
+
+
+class Tokenize(msgspec.Struct, tag=True):
+    """`add_special` frames the text as the model wants it, `parse_special` lets it name tokens."""
+
+    text: str
+    add_special: bool = False
+    parse_special: bool = True
+
+
+class Detokenize(msgspec.Struct, tag=True):
+    tokens: list[int]
+
+
+class Render(msgspec.Struct, tag=True):
+    """Messages by the model's chat template."""
+
+    messages: list[dict[str, Any]]
+    options: dict[str, Any] = {}
+
+
+class Describe(msgspec.Struct, tag=True):
+    """What the model's file says that only some want to know."""
+
+
+Ask = Embed | Rerank | Tokenize | Detokenize | Render | Describe
+
+
+class Query(msgspec.Struct, tag=True):
+    """What is not generation."""
+
+    id: str
+    ask: Ask
+
+
+class Vectors(msgspec.Struct, tag=True):
+    """Rows of `width` float32 in this machine's order, and how many tokens each text had."""
+
+    data: bytes
+    width: int
+    tokens: list[int]
+
+
+class Scores(msgspec.Struct, tag=True):
+    """`raw` is as the model says it; `scores` are from 0 to 1."""
+
+    scores: list[float]
+    raw: list[float]
+    tokens: list[int]
+
+
+class Tokens(msgspec.Struct, tag=True):
+    ids: list[int]
+    pieces: list[bytes]
+
+
+class Prompt(msgspec.Struct, tag=True):
+    """What the model reads of a conversation."""
+
+    text: str
+    ids: list[int]
+
+
+class Description(msgspec.Struct, tag=True):
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+
+
+Answer = Vectors | Scores | Tokens | Prompt | Description
+
+
 class Cancel(msgspec.Struct, tag=True):
     id: str
 
@@ -55,6 +142,13 @@ class Failed(msgspec.Struct, tag=True):
     param: str | None
 
 
+class Result(msgspec.Struct, tag=True):
+    """A query's answer; its refusal is Failed."""
+
+    id: str
+    answer: Answer
+
+
 class Deltas(msgspec.Struct, tag=True):
     deltas: list[Delta]
 
@@ -73,8 +167,8 @@ class Beat(msgspec.Struct, tag=True):
     threads_reason: str = ""
 
 
-Command = Generate | Cancel
-Event = Loading | Ready | Accepted | Failed | Deltas | Beat
+Command = Generate | Query | Cancel
+Event = Loading | Ready | Accepted | Failed | Result | Deltas | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 decode_command = msgspec.msgpack.Decoder(Command).decode

@@ -8,6 +8,10 @@ from typing import Any
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms
+from portable.engine.embedding.embedder import Embedder
+from portable.engine.embedding.kind import kind_of, wrong_model
+from portable.engine.embedding.pooled import Pooled
+from portable.engine.embedding.worker import Turn
 from portable.engine.engine import Engine
 from portable.engine.grammar import Constraint, Grammars
 from portable.engine.llama import Llama
@@ -17,7 +21,7 @@ from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
 from portable.engine.threads import Threads
 from portable.engine.worker import Deliver, Worker
-from portable.errors import PortableError
+from portable.errors import PortableError, UnsupportedModel
 
 log = logging.getLogger("portable")
 
@@ -28,17 +32,30 @@ class Service:
     def __init__(
         self, config: EngineConfig, deliver: Deliver, loading: Loading | None = None
     ) -> None:
-        self._llama = Llama(config, loading)
+        if kind_of(config).task != "generate":
+            raise UnsupportedModel(
+                f"{config.model.name} makes embeddings or scores, not text",
+                hint="choose a model that generates text",
+            )
+        self._config = config
+        self._llama = self.weights = Llama(config, loading)
         self.info: ModelInfo = self._llama.info()
         self.offload_reason = self._llama.offload.reason
         template = template_of(self._llama)
         self.has_template = template is not None
-        self._prompter = Prompter(self._llama, template)
+        self.prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
         self.threads = self._threads(config)
         prompts = self._prompts(config)
         engine = Engine(self._llama, config, prompts=prompts, threads=self.threads)
         self.worker = Worker(engine, deliver)
+        self.turn: Turn = self.worker.between
+
+    def embedder(self) -> Embedder:
+        """On a second context of the same weights. Raises NotEnoughMemory or WrongModel."""
+        if self._config.pooling == "none":
+            raise wrong_model("generate")
+        return Embedder(Pooled(self._llama, self._config), self._config.step_seconds)
 
     def _threads(self, config: EngineConfig) -> Threads:
         """Threads that make room for other programs, unless somebody named their number."""
@@ -59,11 +76,11 @@ class Service:
 
     def chat_tokens(self, messages: list[Message], options: dict[str, Any]) -> list[int]:
         """A conversation as the model's template writes it. Any thread may call."""
-        return self._prompter.chat(messages, options)
+        return self.prompter.chat(messages, options)
 
     def text_tokens(self, prompt: str) -> list[int]:
         """A raw text as token ids. Any thread may call."""
-        return self._prompter.text(prompt)
+        return self.prompter.text(prompt)
 
     def constraint(self, params: SamplingParams) -> Constraint | None:
         """What the answer must look like, compiled. Any thread may call; raises InvalidRequest."""

@@ -115,7 +115,7 @@ class ChatTemplate:
         self.bos = bos
         self._globals = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         self._max_chars = max_chars
-        self._control = _either([*(text for text in control if text), MARK, UNMARK])
+        self._control = control_pattern(control)
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
@@ -160,9 +160,7 @@ class ChatTemplate:
 
     def _mark(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._control.sub(
-                lambda found: f"{MARK}{found[0].strip(MARK + UNMARK)}{UNMARK}", value
-            )
+            return marked(value, self._control)
         if isinstance(value, list):
             return [self._mark(item) for item in value]
         if isinstance(value, dict):
@@ -170,10 +168,26 @@ class ChatTemplate:
         return value
 
 
+def control_pattern(control: Iterable[str]) -> re.Pattern[str]:
+    """Finds the texts that name control tokens, and the marks."""
+    texts = {text for text in (*control, MARK, UNMARK) if text}
+    return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True)))
+
+
+def marked(text: str, control: re.Pattern[str]) -> str:
+    """A user's text, in which what would name a control token is marked as plain text."""
+    return control.sub(lambda found: f"{MARK}{found[0].strip(MARK + UNMARK)}{UNMARK}", text)
+
+
+def plain(prompt: str) -> str:
+    """A rendered prompt without its marks."""
+    return prompt.replace(MARK, "").replace(UNMARK, "")
+
+
 def segments(prompt: str) -> Iterator[tuple[str, bool]]:
     """Parts of a rendered prompt, and whether control tokens may be named in each."""
     for at, part in enumerate(_MARKED.split(prompt)):
-        text = part.replace(MARK, "").replace(UNMARK, "")
+        text = plain(part)
         if text:
             yield text, at % 2 == 0
 
@@ -276,7 +290,3 @@ def _size(value: Any) -> int:
 
 def _bits(value: Any) -> int:
     return int(value.bit_length()) if isinstance(value, int) else 64
-
-
-def _either(texts: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(t) for t in sorted(set(texts), key=len, reverse=True)))

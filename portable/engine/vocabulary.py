@@ -43,6 +43,7 @@ class Vocabulary:
         return self._ends[token]
 
     def is_control(self, token: int) -> bool:
+        self._check(token)
         return bool(lib.llama_vocab_is_control(self._vocab, token))
 
     def spelling(self) -> Spelling:
@@ -87,6 +88,28 @@ class Vocabulary:
         template = lib.llama_model_chat_template(self._model, None)
         return template.decode("utf-8", "replace") if template else None
 
+    @property
+    def rerank_template(self) -> str | None:
+        """What a reranker reads, with {query} and {document} where they belong."""
+        template = lib.llama_model_chat_template(self._model, b"rerank")
+        return template.decode("utf-8", "replace") if template else None
+
+    @property
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The model's own tokens before, between and after two texts that it reads together."""
+        bos, eos = lib.llama_vocab_bos(self._vocab), lib.llama_vocab_eos(self._vocab)
+        sep = lib.llama_vocab_sep(self._vocab)
+        end = [eos if eos >= 0 else sep] if lib.llama_vocab_get_add_eos(self._vocab) else []
+        middle = [sep] if lib.llama_vocab_get_add_sep(self._vocab) else []
+        begin = [bos] if lib.llama_vocab_get_add_bos(self._vocab) else []
+        frame = begin, end + middle, end
+        known = [[token for token in part if token >= 0] for part in frame]  # -1 is no token
+        return known[0], known[1], known[2]
+
+    def shown(self, token: int) -> bytes:
+        """What one token stands for, or its name where that is nothing."""
+        return self.token_text(token).encode() if self.is_control(token) else self.piece(token)
+
     def metadata(self, key: str) -> str | None:
         """One metadata value as text, or None."""
         size = 256
@@ -95,8 +118,7 @@ class Vocabulary:
         return buffer.value.decode("utf-8", "replace") if n >= 0 else None
 
     def _render(self, token: int) -> bytes:
-        if not 0 <= token < self.vocabulary:  # a bad id aborts the process
-            raise EngineError(f"token {token} is outside the vocabulary")
+        self._check(token)
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -104,6 +126,10 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+    def _check(self, token: int) -> None:
+        if not 0 <= token < self.vocabulary:  # a bad id aborts the process
+            raise EngineError(f"token {token} is outside the vocabulary")
 
 
 class Outline(Vocabulary):

@@ -12,7 +12,7 @@ from typing import Any
 
 from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
-from portable.engine.backend import Loading, ModelInfo
+from portable.engine.backend import Loading, ModelInfo, Task
 from portable.engine.config import EngineConfig
 from portable.engine.cores import find_cores, settle
 from portable.engine.machine import available_memory, check_file
@@ -49,6 +49,12 @@ class Weights(Vocabulary):
         self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
         self._stop = contextlib.ExitStack()
         super().__init__(self._load_model(config, loading))
+        self.trained_context = int(lib.llama_model_n_ctx_train(self._model))
+        self.width = int(lib.llama_model_n_embd_out(self._model))  # numbers in an embedding
+        self.labels = int(lib.llama_model_n_cls_out(self._model))  # … in what a classifier says
+        self.can_keep_part = not (
+            lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        )
         self._adapter = self._load_adapter(config)
         self._adapter_name = config.adapter.name if config.adapter else ""
         self._abort_flag = ctypes.create_string_buffer(2)
@@ -58,13 +64,16 @@ class Weights(Vocabulary):
         """Interrupt the running decode, or the next one if none is running. Any thread may call."""
         self._abort_flag[0] = b"\1"
 
+    def clear_abort(self) -> None:
+        self._abort_flag[0] = b"\0"
+
     def close(self) -> None:
         self._stop.close()
 
     # --- what it is ---
 
-    def describe(self, context: int) -> ModelInfo:
-        """What was loaded, for contexts of so many tokens."""
+    def describe(self, context: int, task: Task = "generate") -> ModelInfo:
+        """What was loaded, for a context of so many tokens, and what it is for."""
         description = ctypes.create_string_buffer(128)
         lib.llama_model_desc(self._model, description, len(description))
         layers, total = self._offloaded()
@@ -75,7 +84,7 @@ class Weights(Vocabulary):
             parameters=lib.llama_model_n_params(self._model),
             size=lib.llama_model_size(self._model),
             context=context,
-            trained_context=lib.llama_model_n_ctx_train(self._model),
+            trained_context=self.trained_context,
             vocabulary=self.vocabulary,
             layers=total,
             offloaded=layers,
@@ -85,6 +94,7 @@ class Weights(Vocabulary):
             sampling=dict(self._sampling()),
             adapter=self._adapter_name,
             power=self._power,
+            task=task,
         )
 
     def _sampling(self) -> Iterator[tuple[str, float]]:
@@ -107,7 +117,8 @@ class Weights(Vocabulary):
     def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
         self._bytes = _size(config)
         self._available = available_memory()
-        self.check_memory(0)
+        self._claimed = 0
+        self.claim(0)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
@@ -135,10 +146,16 @@ class Weights(Vocabulary):
 
     # --- contexts ---
 
-    def check_memory(self, context: int) -> None:
-        """Raise NotEnoughMemory unless there is room for the weights and `context` more bytes."""
+    @property
+    def room(self) -> int:
+        """Bytes of this machine's memory that the weights and the contexts so far leave."""
+        return int(max(0, self._available - self._bytes - self._claimed))
+
+    def claim(self, context: int) -> None:
+        """Raise NotEnoughMemory unless there is room for a context of so many bytes."""
         if not self.offload.layers:
-            check_memory(self._bytes, context, self._available)
+            check_memory(self._bytes, self._claimed + context, self._available)
+            self._claimed += context
 
     def context_params(self) -> lib.llama_context_params:
         """What all contexts have in common."""

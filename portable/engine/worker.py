@@ -7,13 +7,16 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from portable.engine.engine import Engine, check_bias, check_prompt
 from portable.engine.sampling import Constraint
 from portable.engine.sequence import Delta, SamplingParams
 from portable.errors import EngineError, PortableError, QueueFull
 
+T = TypeVar("T")
 log = logging.getLogger("portable")
 
 Deliver = Callable[[list[Delta]], None]
@@ -35,6 +38,12 @@ class _Cancel:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    work: Callable[[], Any]
+    done: Future[Any]
+
+
 class Worker:
     """Runs the engine's steps in its own thread while there is work, and sleeps otherwise.
 
@@ -44,7 +53,7 @@ class Worker:
     def __init__(self, engine: Engine, deliver: Deliver) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[_Add | _Cancel | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Add | _Cancel | _Work | None] = queue.SimpleQueue()
         self._unfinished: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -87,6 +96,13 @@ class Worker:
         self._inbox.put(_Cancel(id))
         self._engine.interrupt(id)
 
+    def between(self, work: Callable[[], T]) -> T:
+        """Run something of the same model between two steps, in the engine's thread; it should be
+        as short as a step. Any other thread may call; raises what `work` raises."""
+        done: Future[T] = Future()
+        self._inbox.put(_Work(work, done))
+        return done.result()
+
     def close(self) -> None:
         """Stop the thread; the model may be freed after this returns."""
         self._inbox.put(None)
@@ -114,12 +130,15 @@ class Worker:
                 return True
             if message is None:
                 return False
+            if isinstance(message, _Work):
+                _carry_out(message)
+                return True  # a step first, whatever else is to be done between steps
             if isinstance(message, _Add):
                 self._engine.add(message.id, message.tokens, message.params, message.constraint)
             elif delta := self._engine.cancel(message.id):
                 self._tell([delta])
 
-    def _next_message(self) -> _Add | _Cancel | None:
+    def _next_message(self) -> _Add | _Cancel | _Work | None:
         """Waits while there is nothing to do, and saves prefixes then. Raises queue.Empty."""
         if self._engine.has_work:
             return self._inbox.get(block=False)
@@ -137,6 +156,13 @@ class Worker:
         self._unfinished -= {delta.id for delta in deltas if delta.finish_reason}
         if deltas:
             self._deliver(deltas)
+
+
+def _carry_out(message: _Work) -> None:
+    try:
+        message.done.set_result(message.work())
+    except BaseException as error:  # it is the caller's
+        message.done.set_exception(error)
 
 
 @contextlib.contextmanager

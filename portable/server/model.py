@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -25,17 +26,20 @@ _TURNS = 10
 _MAX_FAILED = 3
 _TRIES = 2
 _WINDOW = 60.0
-MakeCommand = Callable[[], protocol.Generate]
+MakeCommand = Callable[[], protocol.Generate | protocol.Query]
 
 
 class Stream:
-    """One request's deltas. `accepted` resolves to the prompt's number of tokens, or raises."""
+    """One request's deltas. `accepted` resolves to the prompt's number of tokens, or raises.
+
+    A query has no deltas, and `accepted` is its answer.
+    """
 
     def __init__(self, id: str, command: MakeCommand) -> None:
         self.id = id
         self.command = command
         self.tries = 0
-        self.accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
 
     def put(self, delta: Delta) -> None:
@@ -170,6 +174,15 @@ class ModelProcess:
         self.send_waiting()
         return stream
 
+    async def query(self, id: str, ask: protocol.Ask) -> Any:
+        """The Answer that belongs to `ask`. Cancelling this cancels the query; raises QueueFull,
+        what the model refuses with, and EngineError if its process dies."""
+        stream = self.open(id, lambda: protocol.Query(id, ask))
+        try:
+            return await stream.accepted
+        finally:
+            self.close(stream)
+
     def _seconds_a_request(self) -> float:
         """How often a place becomes free, by the last answers."""
         if len(self._ended) < 2:
@@ -285,6 +298,8 @@ class ModelProcess:
                     self._deliver(delta)
             case protocol.Accepted() | protocol.Failed():
                 self._decide(event)
+            case protocol.Result():
+                self._answer(event)
             case protocol.Loading():
                 self.progress = event.fraction
             case protocol.Ready():
@@ -307,6 +322,12 @@ class ModelProcess:
             self.failure = protocol.as_error(event)
         elif stream:
             stream.fail(protocol.as_error(event))
+
+    def _answer(self, event: protocol.Result) -> None:
+        stream = self._streams.pop(event.id, None)
+        if stream and not stream.accepted.done():
+            self._ended.append(time.monotonic())
+            stream.accepted.set_result(event.answer)
 
     def _is_stuck(self, steps: int, unfinished: int) -> bool:
         now = time.monotonic()

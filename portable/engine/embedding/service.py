@@ -1,0 +1,32 @@
+"""A loaded model that makes vectors or scores and no text."""
+
+from __future__ import annotations
+
+from portable.engine.backend import Loading
+from portable.engine.config import EngineConfig
+from portable.engine.embedding.embedder import Embedder
+from portable.engine.embedding.kind import kind_of
+from portable.engine.embedding.pooled import Pooled
+from portable.engine.embedding.worker import at_once
+from portable.engine.weights import Weights
+
+
+class EmbeddingService:
+    """Loads a model in its constructor; raises what `Weights` and `Pooled` raise."""
+
+    has_template = False
+    turn = staticmethod(at_once)
+    prompter = None
+
+    def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
+        self.weights = Weights(config, loading)
+        self._pooled = Pooled(self.weights, config)
+        self._seconds = config.step_seconds
+        self.info = self.weights.describe(self._pooled.context, kind_of(config).task)
+        self.offload_reason = self.weights.offload.reason
+
+    def embedder(self) -> Embedder:
+        return Embedder(self._pooled, self._seconds)
+
+    def close(self) -> None:
+        self.weights.close()
