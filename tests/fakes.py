@@ -63,7 +63,10 @@ class FakeBackend:
         return list(text.encode())
 
     def piece(self, token: int) -> bytes:
-        return bytes([token])
+        return b"" if token == END else bytes([token])
+
+    def token_text(self, token: int) -> str:
+        return "<end>" if token == END else chr(token)
 
     def spelling(self) -> Spelling:
         return Spelling([*(bytes([i]) for i in range(256)), b"<end>"], [END], [END])

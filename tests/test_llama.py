@@ -56,7 +56,7 @@ def test_it_says_what_it_is_and_where_it_runs(service: Service) -> None:
     info = service.info
     assert (info.architecture, info.vocabulary, info.context) == ("llama", 49152, 2048)
     assert info.offloaded == 0 and "on CPU" in info.placement
-    assert service.has_template
+    assert "<|im_start|>" in service.template
     assert "CPU" in service.offload_reason
 
 

@@ -71,7 +71,7 @@ class LocalModel:
         return answer.sample()
 
     def _tokens(self, messages: list[Message]) -> list[int]:
-        if self.service.has_template:
+        if self.service.template:
             return self.service.chat_tokens([dict(message) for message in messages], {})
         return self.service.text_tokens("\n".join(message["content"] for message in messages))
 

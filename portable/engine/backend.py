@@ -71,9 +71,9 @@ class Spelling:
 class Backend(Protocol):
     """A loaded model with its KV cache, owned by one thread.
 
-    Only `tokenize`, `piece`, `spelling` and `abort` may be called from other threads. A state that
-    is longer than `window` cannot be shortened, but for the parts that were saved in time; these
-    may take `mark_bytes` of memory.
+    Only `tokenize`, `piece`, `token_text`, `spelling` and `abort` may be called from other threads.
+    A state that is longer than `window` cannot be shortened, but for the parts that were saved in
+    time; these may take `mark_bytes` of memory.
     """
 
     cells: int
@@ -88,6 +88,9 @@ class Backend(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes that one token stands for; nothing for control tokens."""
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own name of a token, which for control tokens is how texts name them."""
 
     def spelling(self) -> Spelling:
         """The whole vocabulary; takes some tenths of a second."""

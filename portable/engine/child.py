@@ -49,7 +49,7 @@ class Child:
     def run(self) -> None:
         """Answer commands until the parent closes the pipe."""
         service = self._service
-        self._send(protocol.Ready(service.info, service.offload_reason, service.has_template))
+        self._send(protocol.Ready(service.info, service.offload_reason, service.template))
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while (command := self._read()) is not None:
             if isinstance(command, protocol.Cancel):
@@ -76,11 +76,10 @@ class Child:
             return
         try:
             service = self._generating()
-            tokens = _tokens(service, command)
-            constraint = service.constraint(command.params)
+            tokens, params, answer = service.prepare(command)
             with self._writing:  # so that no delta can overtake the acceptance
                 if command.id in self._wanted:
-                    service.worker.submit(command.id, tokens, command.params, constraint)
+                    service.worker.submit(command.id, tokens, params, answer)
                     self._send(protocol.Accepted(command.id, len(tokens)))
         except Exception as error:
             self._send(protocol.failed(command.id, error))
@@ -133,14 +132,6 @@ class Child:
                 self._events.flush()
         except BrokenPipeError:
             os._exit(0)  # the parent is gone: nobody is left to answer
-
-
-def _tokens(service: Service, command: protocol.Generate) -> list[int]:
-    if command.messages is not None:
-        return service.chat_tokens(command.messages, command.options)
-    if isinstance(command.prompt, str):
-        return service.text_tokens(command.prompt)
-    return command.prompt or []
 
 
 def main() -> int:

@@ -92,7 +92,7 @@ class Engine:
         self._requests[id] = Request(
             sequence,
             Sampler(params, tokens, constraint),
-            TextStream(params.stop),
+            _text_of(params),
             Lookup() if guessing else None,
             self.clock(),
         )
@@ -266,7 +266,7 @@ class Engine:
         if self.backend.is_end(token):
             return self._end(request, "stop")
         sequence.tokens.append(token)
-        text = request.text.push(self.backend.piece(token))
+        text = request.text.push(self._piece(token, sequence.params))
         if request.text.stopped or request.sampler.finished:
             return self._end(request, "stop", text=text)
         if (
@@ -275,6 +275,13 @@ class Engine:
         ):
             return self._end(request, "length", text=text)
         return Delta(sequence.id, text)
+
+    def _piece(self, token: int, params: SamplingParams) -> bytes:
+        piece = self.backend.piece(token)
+        if piece or not params.shown:
+            return piece
+        name = self.backend.token_text(token)
+        return name.encode() if name in params.shown else b""
 
     def _end(
         self,
@@ -303,6 +310,11 @@ class Engine:
             prompt_seconds=first - started,
             decode_seconds=now - first,
         )
+
+
+def _text_of(params: SamplingParams) -> TextStream:
+    thinking = params.thinking
+    return TextStream(params.stop, thinking.open if thinking and thinking.opened else "")
 
 
 def check_prompt(tokens: list[int], backend: Backend) -> None:

@@ -14,6 +14,13 @@ from portable.engine.sequence import Delta, SamplingParams
 HEADER = struct.Struct("<I")
 
 
+class Begun(msgspec.Struct):
+    """What the client has written of an answer that the model goes on with."""
+
+    content: str = ""
+    reasoning: str = ""
+
+
 class Generate(msgspec.Struct, tag=True):
     """A request: chat `messages` with the template's `options`, or a raw `prompt` (text or ids)."""
 
@@ -22,6 +29,7 @@ class Generate(msgspec.Struct, tag=True):
     messages: list[dict[str, Any]] | None = None
     options: dict[str, Any] = {}
     prompt: str | list[int] | None = None
+    begun: Begun | None = None
 
 
 class Embed(msgspec.Struct, tag=True):
@@ -122,7 +130,7 @@ class Loading(msgspec.Struct, tag=True):
 class Ready(msgspec.Struct, tag=True):
     info: ModelInfo
     offload_reason: str
-    has_template: bool
+    template: str  # the chat template's text; "" where there is none
 
 
 class Accepted(msgspec.Struct, tag=True):

@@ -24,6 +24,19 @@ class Grammar:
     places: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The tags around what a model thinks first, and how many tokens it may think.
+
+    A thought that the prompt has `opened` has its opening tag in the answer's text, as others have.
+    """
+
+    open: str
+    close: str
+    budget: int | None = None
+    opened: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn. The defaults are OpenAI's: the distribution as it is.
@@ -32,7 +45,8 @@ class SamplingParams:
     temperature, `top_k` (0: off), `top_p`, `min_p`. `repetition_penalty` looks at prompt and
     answer, `presence_penalty` and `frequency_penalty` at the answer. `seed` None draws anew each
     time. `max_tokens` None runs to the end of the context. `grammar` comes last of what changes
-    logits: nothing else can undo it.
+    logits: nothing else can undo it; it holds from the end of a thought on. `shown` are control
+    tokens, by name, that the text has in it.
     """
 
     temperature: float = 1.0
@@ -47,6 +61,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     grammar: Grammar | None = None
+    thinking: Thinking | None = None
+    shown: tuple[str, ...] = ()
 
 
 def layered(*layers: Mapping[str, Any]) -> SamplingParams:

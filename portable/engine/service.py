@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
+from portable.engine import thought
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms
@@ -13,10 +15,12 @@ from portable.engine.embedding.kind import kind_of, wrong_model
 from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.worker import Turn
 from portable.engine.engine import Engine
-from portable.engine.grammar import Constraint, Grammars
+from portable.engine.grammar import Grammars
 from portable.engine.llama import Llama
 from portable.engine.prompt import Prompter, template_of
 from portable.engine.prompts.cache import PromptCache
+from portable.engine.protocol import Generate
+from portable.engine.sampling import Constraint
 from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
 from portable.engine.threads import Threads
@@ -41,8 +45,8 @@ class Service:
         self._llama = self.weights = Llama(config, loading)
         self.info: ModelInfo = self._llama.info()
         self.offload_reason = self._llama.offload.reason
+        self.template = self._llama.chat_template or ""
         template = template_of(self._llama)
-        self.has_template = template is not None
         self.prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
         self.threads = self._threads(config)
@@ -82,16 +86,32 @@ class Service:
         """A raw text as token ids. Any thread may call."""
         return self.prompter.text(prompt)
 
-    def constraint(self, params: SamplingParams) -> Constraint | None:
-        """What the answer must look like, compiled. Any thread may call; raises InvalidRequest."""
-        return self._grammars.compile(params.grammar) if params.grammar else None
+    def prepare(self, asked: Generate) -> tuple[list[int], SamplingParams, Constraint | None]:
+        """A request's prompt as tokens, and what holds its answer. Any thread may call.
+
+        Raises InvalidRequest, ContextLengthExceeded or TemplateError.
+        """
+        if asked.messages is not None:
+            tokens = self.chat_tokens(asked.messages, asked.options)
+        elif isinstance(asked.prompt, str):
+            tokens = self.text_tokens(asked.prompt)
+        else:
+            tokens = asked.prompt or []
+        params = asked.params
+        answer: Constraint | None = None
+        if params.grammar:
+            answer = self._grammars.compile(params.grammar)
+        tokens, thinking = thought.begin(tokens, params.thinking, asked.begun, self._llama)
+        if thinking and (answer or thinking.budget is not None):
+            answer = thought.Thought(thinking, self._llama, answer)
+        return tokens, replace(params, thinking=thinking), answer
 
     def chat(
         self, id: str, messages: list[Message], options: dict[str, Any], params: SamplingParams
     ) -> int:
         """Queue a conversation; returns the prompt's number of tokens."""
-        tokens = self.chat_tokens(messages, options)
-        self.worker.submit(id, tokens, params, self.constraint(params))
+        tokens, params, answer = self.prepare(Generate(id, params, messages, options))
+        self.worker.submit(id, tokens, params, answer)
         return len(tokens)
 
     def close(self) -> None:

@@ -10,18 +10,20 @@ class TextStream:
 
     A character is shown when its last byte has come; bytes that never become one are U+FFFD. Text
     that could be the beginning of a stop string is held back until it is known not to be; the stop
-    string itself is never shown.
+    string itself is never shown. `begun` is how the text begins, before any token.
     """
 
-    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, stop: tuple[str, ...] = (), begun: str = "") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
+        self._begun = begun
         self._held = ""
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
         """Add one token's bytes. After a stop string `stopped` is true and nothing more comes."""
-        return self._release(self._decoder.decode(piece))
+        begun, self._begun = self._begun, ""
+        return begun + self._release(self._decoder.decode(piece))
 
     def flush(self, *, cut: bool = False) -> str:
         """The end: what was held back, and U+FFFD for bytes that never became a character.

@@ -81,6 +81,7 @@ class ModelProcess:
         self._silent_seconds = silent_seconds
         self.info: ModelInfo | None = None
         self.offload_reason = ""
+        self.template = ""
         self.progress = 0.0
         self.failure: PortableError | None = None
         self.ready = asyncio.Event()
@@ -210,6 +211,8 @@ class ModelProcess:
             stream.tries += 1
             try:
                 self._send(stream.command())
+            except PortableError as error:  # what the model makes of the request refuses it
+                stream.fail(error)
             except Exception as error:  # a defect of ours must not end whoever called
                 log.exception("a request could not be sent")
                 stream.fail(EngineError(f"{type(error).__name__}: {error}"))
@@ -304,6 +307,7 @@ class ModelProcess:
                 self.progress = event.fraction
             case protocol.Ready():
                 self.info, self.offload_reason = event.info, event.offload_reason
+                self.template = event.template
                 self._step_at = time.monotonic()
                 self.ready.set()
                 self.send_waiting()

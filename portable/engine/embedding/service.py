@@ -14,7 +14,7 @@ from portable.engine.weights import Weights
 class EmbeddingService:
     """Loads a model in its constructor; raises what `Weights` and `Pooled` raise."""
 
-    has_template = False
+    template = ""
     turn = staticmethod(at_once)
     prompter = None
 
