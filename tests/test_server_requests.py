@@ -116,8 +116,9 @@ def test_messages(server: Server, messages: Any, param: str | None) -> None:
     ("fields", "param"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logprobs": True, "top_logprobs": 5}, "logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"n": 17}, "n"),
         ({"n": 0}, "n"),
         ({"chat_template_kwargs": {"enable_thinking": "false"}}, "chat_template_kwargs"),

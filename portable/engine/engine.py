@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from portable.engine.backend import Aborted, Backend, CacheFull
 from portable.engine.config import EngineConfig
+from portable.engine.logprobs import Logprobs
 from portable.engine.marks import points
 from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Keep, Move
@@ -33,6 +34,7 @@ class Request:
     sampler: Sampler
     text: TextStream
     lookup: Lookup | None
+    logprobs: Logprobs | None
     queued_at: float
     started_at: float = 0.0
     first_at: float = 0.0
@@ -94,6 +96,7 @@ class Engine:
             Sampler(params, tokens, constraint),
             _text_of(params),
             Lookup() if guessing else None,
+            self._logprobs(params),
             self.clock(),
         )
         self.scheduler.add(sequence)
@@ -227,6 +230,11 @@ class Engine:
             left = min(left, sequence.params.max_tokens - sequence.n_output)
         return max(0, left - 1)
 
+    def _logprobs(self, params: SamplingParams) -> Logprobs | None:
+        if params.logprobs is None:
+            return None
+        return Logprobs(params.logprobs, lambda token: self._piece(token, params))
+
     def _roll_back(self, slices: list[Slice]) -> None:
         for part in slices:
             if self.backend.can_keep_part:
@@ -243,7 +251,7 @@ class Engine:
             delta = self._sample(sequence, row)
             texts.append(delta.text)
             if delta.finish_reason:
-                return replace(delta, text="".join(texts))
+                return _told(request, replace(delta, text="".join(texts)))
             lookup = request.lookup
             if lookup is None or not lookup.confirms(part.draft[at:], sequence.tokens[-1]):
                 break
@@ -251,7 +259,7 @@ class Engine:
             sequence.accepted += 1
         if part.draft:
             self.scheduler.trim(sequence)
-        return Delta(sequence.id, "".join(texts))
+        return _told(request, Delta(sequence.id, "".join(texts)))
 
     def _sample(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> Delta:
         """The next token of one sequence, and the text that it brings."""
@@ -266,6 +274,8 @@ class Engine:
         if self.backend.is_end(token):
             return self._end(request, "stop")
         sequence.tokens.append(token)
+        if request.logprobs:
+            request.logprobs.add(token, logits)
         text = request.text.push(self._piece(token, sequence.params))
         if request.text.stopped or request.sampler.finished:
             return self._end(request, "stop", text=text)
@@ -315,6 +325,13 @@ class Engine:
 def _text_of(params: SamplingParams) -> TextStream:
     thinking = params.thinking
     return TextStream(params.stop, thinking.open if thinking and thinking.opened else "")
+
+
+def _told(request: Request, delta: Delta) -> Delta:
+    """With the probabilities of the tokens whose text it shows, if they are wanted."""
+    if request.logprobs is None or not delta.text:
+        return delta
+    return replace(delta, logprobs=request.logprobs.take(delta.text))
 
 
 def check_prompt(tokens: list[int], backend: Backend) -> None:

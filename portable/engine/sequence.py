@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from portable.engine.logprobs import TokenLogprob
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -46,7 +48,8 @@ class SamplingParams:
     answer, `presence_penalty` and `frequency_penalty` at the answer. `seed` None draws anew each
     time. `max_tokens` None runs to the end of the context. `grammar` comes last of what changes
     logits: nothing else can undo it; it holds from the end of a thought on. `shown` are control
-    tokens, by name, that the text has in it.
+    tokens, by name, that the text has in it. With `logprobs` each token tells its probability, and
+    those of so many likeliest ones.
     """
 
     temperature: float = 1.0
@@ -63,6 +66,7 @@ class SamplingParams:
     grammar: Grammar | None = None
     thinking: Thinking | None = None
     shown: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 def layered(*layers: Mapping[str, Any]) -> SamplingParams:
@@ -179,6 +183,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: tuple[str, str] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.dialects.said import Reader, joined
+from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Delta, Usage
 from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
@@ -133,14 +134,15 @@ class Exchange:
 
     async def _collect(self, at: int, stream: Stream) -> Answer:
         reader = self._served.reader(self._wanted)
-        parts = []
+        parts, logprobs = [], list[TokenLogprob]()
         async for delta in stream:
             if delta.error:
                 raise _as_error(delta)
             for piece in self._pieces(at, delta, reader):
                 parts.append(piece.said)
+                logprobs += piece.logprobs
                 if piece.finish_reason:
-                    return Answer(joined(parts), piece.finish_reason, piece.usage)
+                    return Answer(joined(parts), piece.finish_reason, piece.usage, logprobs)
         raise EngineError("the answer ended without a reason")
 
     async def _events(self, streams: list[Stream]) -> AsyncIterator[bytes]:
@@ -168,8 +170,8 @@ class Exchange:
         """What one delta says; the last text comes before the reason, as all clients expect."""
         if delta.text:
             self._record.token(index)
-            if said := reader.push(delta.text):
-                yield Piece(index, said)
+            if (said := reader.push(delta.text)) or delta.logprobs:
+                yield Piece(index, said, logprobs=delta.logprobs)
         if delta.finish_reason:
             if said := reader.finish():
                 yield Piece(index, said)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from portable.dialects.said import NOTHING, Said
+from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Usage
 
 NO_USAGE = Usage(0, 0, 0)
@@ -20,6 +21,7 @@ class Piece:
     said: Said = NOTHING
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class Answer:
     said: Said
     finish_reason: str
     usage: Usage
+    logprobs: list[TokenLogprob]
 
 
 class Layout(Protocol):

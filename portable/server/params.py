@@ -36,6 +36,8 @@ def sampling(request: Sampling) -> dict[str, Any]:
         said["repetition_penalty"] = request.repeat_penalty
     if (limit := token_limit(request)) is not None:
         said["max_tokens"] = limit
+    if (top := _logprobs(request)) is not None:
+        said["logprobs"] = top
     if (shape := structure.grammar(request)) is not None:
         said["grammar"] = shape
     stop = request.stop
@@ -76,16 +78,30 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
 
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
-    asked: dict[str, Any] = {"logprobs": request.logprobs}
+    asked: dict[str, Any] = {}
     if isinstance(request, ChatRequest):
         used = request.tools and request.tool_choice != "none"
-        asked |= {"top_logprobs": request.top_logprobs, "tools": used}
+        asked |= {"tools": used}
     else:
         several = request.best_of not in (None, request.n or 1)
         asked |= {"suffix": request.suffix, "best_of": several}
     for name, value in asked.items():
         if value:
             raise InvalidRequest(f"{name} is not supported by this version", param=name)
+
+
+def _logprobs(request: Sampling) -> int | None:
+    """Of how many likeliest tokens the probabilities are wanted, beside each token's own."""
+    if isinstance(request, CompletionRequest):
+        if request.echo and request.logprobs is not None:
+            text = "logprobs: those of the prompt are not computed, so not with echo"
+            raise InvalidRequest(text, param="logprobs")
+        return request.logprobs
+    if not isinstance(request, ChatRequest):
+        return None
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequest("top_logprobs: needs logprobs to be true", param="top_logprobs")
+    return (request.top_logprobs or 0) if request.logprobs else None
 
 
 def _message(message: ChatMessage, at: int) -> dict[str, Any]:

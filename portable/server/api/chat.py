@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from portable.engine.logprobs import TokenLogprob
 from portable.server import params
 from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
@@ -44,7 +45,10 @@ class ChatLayout(Chunks):
         return _choices(index, role="assistant", content="")
 
     def delta(self, piece: Piece) -> list[dict[str, Any]]:
-        return _choices(piece.index, content=piece.said.content)
+        choices = _choices(piece.index, content=piece.said.content)
+        if piece.logprobs:
+            choices[0]["logprobs"] = _content(piece.logprobs)
+        return choices
 
     def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
         # An empty text, not an empty delta: the tutorial's script adds it to a string.
@@ -66,5 +70,21 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
         "index": index,
         "message": {"role": "assistant", "content": answer.said.content, "tool_calls": None},
         "finish_reason": answer.finish_reason,
-        "logprobs": None,
+        "logprobs": _content(answer.logprobs) if answer.logprobs else None,
     }
+
+
+def _content(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """Each token with its bytes and probability, and the likeliest ones in its place.
+
+    Without OpenAI's `refusal`, which ms-swift's client cannot read.
+    """
+    content = []
+    for known in logprobs:
+        top = [_token(*other) for other in known.top]
+        content.append({**_token(known.token, known.logprob), "top_logprobs": top})
+    return {"content": content}
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
 from portable.server import params
@@ -77,13 +79,17 @@ class TextLayout(Chunks):
     ) -> None:
         super().__init__(model, include_usage=include_usage)
         self._echoed, self._count = echoed, count
+        self._told = Counter[int]()
 
     def start(self, index: int) -> list[dict[str, Any]]:
         echo = self._echo(index)
         return _choices(index, echo) if echo else []
 
     def delta(self, piece: Piece) -> list[dict[str, Any]]:
-        return _choices(piece.index, piece.said.content)
+        choices = _choices(piece.index, piece.said.content)
+        if piece.logprobs:
+            choices[0]["logprobs"] = self._logprobs(piece.index, piece.logprobs)
+        return choices
 
     def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
         return _choices(index, "", reason)
@@ -93,6 +99,8 @@ class TextLayout(Chunks):
         for at, answer in enumerate(answers):
             text = self._echo(at) + answer.said.content
             choices += _choices(at, text, answer.finish_reason)
+            if answer.logprobs:
+                choices[-1]["logprobs"] = self._logprobs(at, answer.logprobs)
         return self.whole(self.kind, choices, usage=usage(self._total(answers)))
 
     def _total(self, answers: Sequence[Answer]) -> Usage:
@@ -103,6 +111,23 @@ class TextLayout(Chunks):
             cached_tokens=sum(u.cached_tokens for u in used[:: self._count]),
             completion_tokens=sum(u.completion_tokens for u in used),
         )
+
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """The older form: lists side by side, and where in the answer each token begins."""
+        tokens, offsets = [], []
+        for known in logprobs:
+            tokens.append(known.token.decode("utf-8", "replace"))
+            offsets.append(self._told[index])
+            self._told[index] += len(tokens[-1])
+        return {
+            "tokens": tokens,
+            "token_logprobs": [known.logprob for known in logprobs],
+            "top_logprobs": [
+                {token.decode("utf-8", "replace"): logprob for token, logprob in known.top}
+                for known in logprobs
+            ],
+            "text_offset": offsets,
+        }
 
     def _echo(self, index: int) -> str:
         return self._echoed[index // self._count]

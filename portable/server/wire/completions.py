@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from portable.server.wire.sampling import Sampling
 
@@ -11,5 +13,5 @@ class CompletionRequest(Sampling, kw_only=True):
     prompt: str | list[Any]
     echo: bool | None = None
     suffix: str | None = None
-    logprobs: int | bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: int | None = None
