@@ -16,6 +16,7 @@ from portable.server.api.completions import completions
 from portable.server.api.loading import list_running, load_model, unload_model
 from portable.server.api.metrics import metrics
 from portable.server.api.models import health, list_models, one_model
+from portable.server.api.responses import create_response, delete_response, get_response
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
 from portable.server.guard import PUBLIC, Guard
@@ -26,6 +27,7 @@ from portable.server.replies import HANDLERS, from_defect
 from portable.server.served import ModelConfig, Served
 from portable.server.state import State
 
+_RESPONSES = ("/v1/responses", "/responses")
 Started = Callable[[Fleet], None]
 
 
@@ -49,6 +51,9 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
     routes = [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        *(Route(path, create_response, methods=["POST"]) for path in _RESPONSES),
+        *(Route(path + "/{id}", get_response, methods=["GET"]) for path in _RESPONSES),
+        *(Route(path + "/{id}", delete_response, methods=["DELETE"]) for path in _RESPONSES),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}", one_model, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),

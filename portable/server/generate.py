@@ -149,7 +149,7 @@ class Exchange:
         layout = self._layout
         readers: dict[int, Reader] = {}
         spent: list[Usage] = []
-        yield b"".join(layout.begin(len(streams)))
+        yield b"".join(layout.begin(len(streams), self._prompt_tokens))
         async for index, delta in sse.with_keep_alive(streams, self._config.keep_alive_seconds):
             if delta is None:
                 yield b"".join(layout.silence(index))

@@ -42,8 +42,11 @@ class Layout(Protocol):
 
     id: str
 
-    def begin(self, count: int) -> Iterable[bytes]:
-        """Before the prompt is read: `count` answers are going to come."""
+    def begin(self, count: int, prompt_tokens: int | None) -> Iterable[bytes]:
+        """Before the prompt is read: `count` answers are going to come.
+
+        The prompt's tokens are known unless the model is still loading or the prompt very long.
+        """
         ...
 
     def piece(self, piece: Piece) -> Iterable[bytes]: ...

@@ -48,7 +48,7 @@ class Chunks(ABC):
     def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
         """The choices of the last chunk of one answer."""
 
-    def begin(self, count: int) -> Iterator[bytes]:
+    def begin(self, count: int, prompt_tokens: int | None) -> Iterator[bytes]:
         for index in range(count):
             if choices := self.start(index):
                 yield self._event(choices)

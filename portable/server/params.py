@@ -23,6 +23,8 @@ _COPIED = (
     "logit_bias",
     "seed",
 )
+# Of chat completions; of Responses' messages and reasoning.
+_TEXTS = ("text", "input_text", "output_text", "reasoning_text")
 
 
 class UnsupportedContent(InvalidRequest):
@@ -113,19 +115,22 @@ def _message(message: ChatMessage, at: int) -> dict[str, Any]:
     return plain
 
 
+def plain_text(content: str | list[Part], path: str) -> str:
+    """Text parts as one text. Raises InvalidRequest for others."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(_part(part, f"{path}[{at}]") for at, part in enumerate(content))
+
+
 def _text(message: ChatMessage, at: int) -> str:
-    if isinstance(message.content, list):
-        return "\n".join(
-            _part(part, f"messages[{at}].content[{i}]") for i, part in enumerate(message.content)
-        )
+    path = f"messages[{at}].content"
     if message.content is None and message.role != "assistant":
-        path = f"messages[{at}].content"
         raise InvalidRequest(f"{path}: a {message.role} message needs text", param=path)
-    return message.content or ""
+    return plain_text(message.content or "", path)
 
 
 def _part(part: Part, path: str) -> str:
-    if part.type not in ("text", "input_text", "output_text"):
+    if part.type not in _TEXTS:
         raise UnsupportedContent(
             f"{path}: this model reads text, not {part.type[:40]}", param=f"{path}.type"
         )

@@ -1,4 +1,4 @@
-"""Errors and answers in OpenAI's shape, with what ms-swift's client needs beside it."""
+"""Answers, and errors in the shape of the API that was asked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from portable.errors import Busy, PortableError
 
@@ -18,6 +19,7 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 encode = msgspec.json.Encoder().encode
 
@@ -45,21 +47,50 @@ def error_body(
     return {"error": error, "object": "error", "message": message}
 
 
-def refuse(status: int, message: str, *, code: str, headers: dict[str, str] | None = None) -> JSON:
-    return JSON(error_body(message, status=status, code=code), status, headers)
+def anthropic_error(message: str, *, status: int = 500) -> dict[str, Any]:
+    """Anthropic's error object."""
+    default = "invalid_request_error" if status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(status) or _TYPES.get(status, default)
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-async def from_error(_: Request, error: Exception) -> JSON:
+class Refusal(JSON):
+    """An error, in Anthropic's shape on its routes and else in OpenAI's."""
+
+    def __init__(
+        self, status: int, openai: Any, anthropic: Any, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(openai, status, headers)
+        self._anthropic = JSON(anthropic, status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/v1/messages"):
+            return await self._anthropic(scope, receive, send)
+        await super().__call__(scope, receive, send)
+
+
+def refuse(
+    status: int,
+    message: str,
+    *,
+    code: str | None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Refusal:
+    openai = error_body(message, status=status, code=code, param=param)
+    return Refusal(status, openai, anthropic_error(message, status=status), headers)
+
+
+async def from_error(_: Request, error: Exception) -> Refusal:
     """The HTTP edge of the error tree."""
     assert isinstance(error, PortableError)
-    body = error_body(str(error), status=error.status, code=error.code, param=error.param)
     headers = {}
     if isinstance(error, Busy):
         headers = {"Retry-After": str(math.ceil(error.seconds)), "x-should-retry": "true"}
-    return JSON(body, error.status, headers)
+    return refuse(error.status, str(error), code=error.code, param=error.param, headers=headers)
 
 
-async def from_http(request: Request, error: Exception) -> JSON:
+async def from_http(request: Request, error: Exception) -> Refusal:
     """starlette's own refusals: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.scope['path']:.200}: {error.detail}"
@@ -67,7 +98,7 @@ async def from_http(request: Request, error: Exception) -> JSON:
     return refuse(error.status_code, message, code=code, headers=dict(error.headers or {}))
 
 
-async def from_defect(_: Request, error: Exception) -> JSON:
+async def from_defect(_: Request, error: Exception) -> Refusal:
     """A defect of ours: told without its traceback, which uvicorn logs."""
     return refuse(500, "an unexpected error; the server's log has it", code="internal_error")
 

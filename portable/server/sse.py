@@ -42,6 +42,12 @@ def event(data: dict[str, Any]) -> bytes:
     return b"data: " + _encode(data) + b"\n\n"
 
 
+def named_event(data: dict[str, Any]) -> bytes:
+    """An event under the name of its type, as the APIs want it that have several."""
+    name: str = data["type"]
+    return b"event: " + name.encode() + b"\n" + event(data)
+
+
 async def with_keep_alive(
     streams: list[Stream], seconds: float
 ) -> AsyncIterator[tuple[int, Delta | None]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
+from portable.server.kept import ResponseStore
 from portable.server.metrics import Metrics
 
 
@@ -14,3 +15,4 @@ class State:
     config: ServerConfig
     fleet: Fleet
     metrics: Metrics
+    responses: ResponseStore = field(default_factory=ResponseStore)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,26 +15,46 @@ from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
 from portable.server.openai import Chunks, timings, usage
 from portable.server.wanted import Conversation, Wanted
-from portable.server.wire.chat import ChatRequest
+from portable.server.wire.chat import ChatMessage, ChatRequest
 from portable.server.wire.parse import parse
 
 
 async def chat_completions(request: Request) -> Response:
     """A whole answer, or with `stream` its chunks as they come."""
     asked = parse(await request.body(), ChatRequest)
+    return await respond(
+        request, wanted(asked), lambda model: ChatLayout(model, include_usage=asked.includes_usage)
+    )
+
+
+def wanted(asked: ChatRequest, param: str = "messages") -> Wanted:
+    """What it asks of a model. Other APIs' conversations become a ChatRequest, too.
+
+    `param` is the field that the messages came in.
+    """
     params.refuse_unsupported(asked)
     conversation = Conversation(params.chat_messages(asked), params.template_options(asked))
-    wanted = Wanted(
+    return Wanted(
         prompts=[conversation],
         said=params.sampling(asked),
         model=asked.model,
         count=asked.n or 1,
         stream=bool(asked.stream),
+        param=param,
         **params.lodging(asked),
     )
-    return await respond(
-        request, wanted, lambda model: ChatLayout(model, include_usage=asked.includes_usage)
-    )
+
+
+def with_system(text: str | None, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """A system prompt that came apart from the messages, as one with those that begin them.
+
+    Templates take one, at the beginning.
+    """
+    if not text:
+        return [*messages]
+    first = list(itertools.takewhile(lambda m: m.role in ("system", "developer"), messages))
+    texts = [text, *(params.plain_text(m.content or "", "messages") for m in first)]
+    return [ChatMessage("system", "\n\n".join(texts)), *messages[len(first) :]]
 
 
 class ChatLayout(Chunks):

@@ -1,0 +1,91 @@
+"""The items of the Responses API: a conversation made of them, and an answer's blocks as items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from portable.errors import InvalidRequest
+from portable.server.blocks import Block
+from portable.server.params import plain_text
+from portable.server.wire.chat import Called, ChatMessage, ToolCall
+from portable.server.wire.responses import Item
+
+_KINDS = ("message", "function_call", "function_call_output", "reasoning")
+
+
+def check(items: Sequence[Item]) -> None:
+    """Raises InvalidRequest for what this server cannot read, by its place in `input`."""
+    for at, item in enumerate(items):
+        path = f"input[{at}]"
+        if item.kind not in _KINDS:
+            raise _invalid(f"{path}.type", f"items of type {item.kind[:40]!r} are not supported")
+        needed: dict[str, tuple[str, ...]] = {
+            "message": ("role", "content"),
+            "function_call": ("call_id", "name", "arguments"),
+            "function_call_output": ("call_id", "output"),
+        }
+        for name in needed.get(item.kind, ()):
+            if getattr(item, name) is None:
+                raise _invalid(f"{path}.{name}", f"a {item.kind} item needs it")
+        plain_text(item.content or "", f"{path}.content")
+        plain_text(item.output or "", f"{path}.output")
+
+
+def messages(items: Sequence[Item]) -> list[ChatMessage]:
+    """Checked items as messages: what an assistant thinks, says and calls in a row is one."""
+    made: list[ChatMessage] = []
+    for item in items:
+        if item.kind == "reasoning":
+            _own(made, "reasoning_content", "content", "tool_calls").reasoning_content = _text(item)
+        elif item.kind == "function_call":
+            call = ToolCall(Called(item.name or "", item.arguments or ""), item.call_id)
+            turn = _own(made)
+            turn.tool_calls = [*(turn.tool_calls or []), call]
+        elif item.kind == "function_call_output":
+            text = plain_text(item.output or "", "output")
+            made.append(ChatMessage("tool", text, tool_call_id=item.call_id))
+        elif item.role == "assistant":
+            _own(made, "content", "tool_calls").content = _text(item)
+        else:
+            made.append(ChatMessage(item.role or "user", _text(item)))
+    return made
+
+
+def item(block: Block, id: str, status: str) -> dict[str, Any]:
+    """An answer's block as an output item; while it is in progress it is still empty."""
+    head = {"id": id, "type": _TYPES[block.kind], "status": status}
+    if block.kind == "call":
+        arguments = block.text if status != "in_progress" else ""
+        return head | {"call_id": block.call_id, "name": block.name, "arguments": arguments}
+    content = [part(block)] if status != "in_progress" else []
+    if block.kind == "reasoning":
+        return head | {"summary": [], "content": content, "encrypted_content": None}
+    return head | {"role": "assistant", "content": content}
+
+
+def part(block: Block, *, empty: bool = False) -> dict[str, Any]:
+    """What is in an item that is not a call."""
+    text = "" if empty else block.text
+    if block.kind == "reasoning":
+        return {"type": "reasoning_text", "text": text}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+_TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}
+
+
+def _own(made: list[ChatMessage], *free: str) -> ChatMessage:
+    """The assistant's message at the end, where these fields are free; else a new one."""
+    last = made[-1] if made else None
+    if last is None or last.role != "assistant" or any(getattr(last, name) for name in free):
+        made.append(ChatMessage("assistant"))
+    return made[-1]
+
+
+def _text(item: Item) -> str:
+    return plain_text(item.content or "", "content")
+
+
+def _invalid(path: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: {reason}", param=path)
