@@ -83,7 +83,7 @@ class Query(msgspec.Struct, tag=True):
 
 
 class Vectors(msgspec.Struct, tag=True):
-    """Rows of `width` float32 in this machine's order, and how many tokens each text had."""
+    """Rows of `width` little-endian float32, and how many tokens each text had."""
 
     data: bytes
     width: int

@@ -98,6 +98,7 @@ class Queries:
         weights = self._weights
         match ask:
             case protocol.Tokenize():
+                self._check_bytes(ask.text, "the text", "content")
                 special, start = ask.parse_special, ask.add_special
                 return self._tokens(weights.tokenize(ask.text, special=special, start=start))
             case protocol.Detokenize():
@@ -135,7 +136,9 @@ class Queries:
 
         def finish(vectors: Vectors) -> protocol.Answer:
             rows = normalised(vectors, ask.dimensions)
-            return protocol.Vectors(rows.tobytes(), rows.shape[1], list(map(len, texts)))
+            return protocol.Vectors(
+                rows.astype("<f4").tobytes(), rows.shape[1], list(map(len, texts))
+            )
 
         self._submit(id, texts, finish)
 
@@ -150,10 +153,12 @@ class Queries:
                 hint="choose a reranker",
                 param="model",
             )
-        for at, document in enumerate(ask.documents):
-            self._check_bytes(ask.query + document, at, ask.truncate)
+        self._check_bytes(ask.query, "the query", "query")
         most = info.context if ask.truncate else None
-        texts = [self._pairs.tokens(ask.query, document, most) for document in ask.documents]
+        texts = [
+            self._pairs.tokens(ask.query, self._short(document, at, ask.truncate), most)
+            for at, document in enumerate(ask.documents)
+        ]
 
         def finish(vectors: Vectors) -> protocol.Answer:
             raw = [float(value) for value in vectors[:, 0]]
@@ -171,23 +176,29 @@ class Queries:
     def _text(self, text: str | list[int], at: int, truncate: bool) -> list[int]:
         most = self._service.info.context
         if isinstance(text, str):
-            self._check_bytes(text, at, truncate)
-            text = text[: most * MAX_BYTES_A_TOKEN]
-            text = self._weights.tokenize(text, special=True, start=True)
+            short = self._short(text, at, truncate)
+            text = self._weights.tokenize(short, special=True, start=True)
         if len(text) <= most or not truncate:
             return text
         # What the model itself puts at the end stays there.
         end = text[-1:] if self._weights.is_control(text[-1]) else []
         return text[: most - len(end)] + end
 
-    def _check_bytes(self, text: str, at: int, truncate: bool) -> None:
+    def _short(self, text: str, at: int, truncate: bool) -> str:
+        """Not longer than what could fit. Raises ContextLengthExceeded unless it may be cut."""
+        if truncate:
+            return text[: self._service.info.context * MAX_BYTES_A_TOKEN]
+        self._check_bytes(text, f"text {at}", f"texts[{at}]")
+        return text
+
+    def _check_bytes(self, text: str, name: str, param: str) -> None:
         """Refuse, before its tokens are counted, what cannot fit: that takes too long."""
         size, most = len(text.encode("utf-8")), self._service.info.context
-        if size > most * MAX_BYTES_A_TOKEN and not truncate:
+        if size > most * MAX_BYTES_A_TOKEN:
             raise ContextLengthExceeded(
-                f"text {at} has {size} bytes, this model reads {most} tokens",
-                hint="shorten it, or send `truncate`: true",
-                param=f"texts[{at}]",
+                f"{name} has {size} bytes, this model reads {most} tokens",
+                hint="send it in parts",
+                param=param,
             )
 
     # --- answers ---

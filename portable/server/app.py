@@ -13,10 +13,14 @@ from starlette.routing import Route
 
 from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
+from portable.server.api.embeddings import embeddings
 from portable.server.api.loading import list_running, load_model, unload_model
 from portable.server.api.metrics import metrics
 from portable.server.api.models import health, list_models, one_model
+from portable.server.api.props import props
+from portable.server.api.rerank import rerank
 from portable.server.api.responses import create_response, delete_response, get_response
+from portable.server.api.tokens import apply_template, detokenize, input_tokens, tokenize
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
 from portable.server.guard import PUBLIC, Guard
@@ -29,6 +33,7 @@ from portable.server.state import State
 
 _RESPONSES = ("/v1/responses", "/responses")
 Started = Callable[[Fleet], None]
+_RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 
 
 def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Started) -> Starlette:
@@ -54,6 +59,13 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         *(Route(path, create_response, methods=["POST"]) for path in _RESPONSES),
         *(Route(path + "/{id}", get_response, methods=["GET"]) for path in _RESPONSES),
         *(Route(path + "/{id}", delete_response, methods=["DELETE"]) for path in _RESPONSES),
+        *(Route(path, embeddings, methods=["POST"]) for path in ("/v1/embeddings", "/embeddings")),
+        *(Route(path, rerank, methods=["POST"]) for path in _RERANK),
+        Route("/v1/chat/completions/input_tokens", input_tokens, methods=["POST"]),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+        Route("/apply-template", apply_template, methods=["POST"]),
+        Route("/props", props, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}", one_model, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),

@@ -115,7 +115,7 @@ class Exchange:
         long prompt is read: then the stream begins, and an error comes as an event.
         """
         limit = None if patient else self._config.status_after_seconds
-        wait = _unless_left(self._request, asyncio.shield(stream.accepted))
+        wait = unless_left(self._request, asyncio.shield(stream.accepted))
         try:
             tokens = await asyncio.wait_for(wait, limit)
         except TimeoutError:
@@ -128,7 +128,7 @@ class Exchange:
         stream = self._open(at)
         try:
             await self._accepted(at, stream, patient=True)
-            return await _unless_left(self._request, self._collect(at, stream))
+            return await unless_left(self._request, self._collect(at, stream))
         finally:
             self._served.process.close(stream)
 
@@ -190,7 +190,7 @@ def _as_error(delta: Delta) -> PortableError:
     return error
 
 
-async def _unless_left(request: Request, work: Awaitable[T]) -> T:
+async def unless_left(request: Request, work: Awaitable[T]) -> T:
     """Await `work`, but stop it when the client closes the connection."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_left(request))

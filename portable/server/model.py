@@ -175,15 +175,6 @@ class ModelProcess:
         self.send_waiting()
         return stream
 
-    async def query(self, id: str, ask: protocol.Ask) -> Any:
-        """The Answer that belongs to `ask`. Cancelling this cancels the query; raises QueueFull,
-        what the model refuses with, and EngineError if its process dies."""
-        stream = self.open(id, lambda: protocol.Query(id, ask))
-        try:
-            return await stream.accepted
-        finally:
-            self.close(stream)
-
     def _seconds_a_request(self) -> float:
         """How often a place becomes free, by the last answers."""
         if len(self._ended) < 2:

@@ -54,6 +54,7 @@ def describe(served: Served) -> dict[str, Any]:
         return entry | {"meta": {"state": served.state}}
     meta = {
         "state": served.state,
+        "task": info.task,
         "running": process.running,
         "restarts": process.restarts,
         "n_ctx": info.context,
