@@ -77,6 +77,13 @@ class Running:
     speculate: Annotated[
         bool, typer.Option(help="Guess repetitions ahead: for edits and quotes.")
     ] = _ENGINE["speculate"]
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="A small MODEL of the same vocabulary that guesses ahead.",
+            autocompletion=complete_model,
+        ),
+    ] = None
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"
     ]

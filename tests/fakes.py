@@ -54,7 +54,8 @@ class FakeBackend:
         self.faults: list[Exception] = []
         self.bad_rows: set[str] = set()
         self.broken: set[int] = set()
-        self.token_seconds = 0.0  # what each token of a batch costs, on `clock`
+        self.step_seconds = 0.0  # what a batch costs on `clock`, and each of its tokens
+        self.token_seconds = 0.0
         self.now = 0.0
         self.aborted = 0
         self.threads: list[int] = []
@@ -86,7 +87,7 @@ class FakeBackend:
             raise fault
         if len(self._cells()) + sum(part.size for part in slices) > self.cells:
             raise CacheFull
-        self.now += self.token_seconds * sum(part.size for part in slices)
+        self.now += self.step_seconds + self.token_seconds * sum(part.size for part in slices)
         self.batches.append([(part.sequence.id, part.size) for part in slices])
         return np.array([row for part in slices for row in self._rows(part)], np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -52,7 +53,7 @@ def chat(
 
     streaming = boolean("--stream", stream)
     found = obtained(source)
-    config = engine(found, running, slots=1)
+    config = engine(found, source, running, slots=1)
     # Who wants no prompts on disk wants no conversation there, unless asking for it.
     keeps = resume or config.prompt_cache is not None
     options = terminal.ChatOptions(
@@ -106,8 +107,9 @@ def bench(
     if target and "://" in target and not target.startswith(("ms://", "hf://", "modelscope://")):
         report = benchmark.bench_server(target, options, say)
     else:
-        found = obtained(Source(model=target, offline=offline))
-        config = engine(found, running, slots=min(64, max(options.clients)))
+        source = Source(model=target, offline=offline)
+        found = obtained(source)
+        config = engine(found, source, running, slots=min(64, max(options.clients)))
         if options.prompt == "restart":
             measured = benchmark.bench_restart(config, options, say)
             print(benchmark.to_json(measured) if as_json else measured.lines())
@@ -134,12 +136,13 @@ def obtained(source: Source) -> Model:
     return found
 
 
-def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
+def engine(found: Model, source: Source, running: Running, *, slots: int) -> EngineConfig:
     """The engine's configuration for this model."""
     from portable import store
     from portable.engine.config import EngineConfig, parse_gpu_layers
 
     most = size_or_off("--prompt-cache", running.prompt_cache)
+    draft = running.draft and replace(source, model=running.draft, quant=None, revision=None)
     return EngineConfig(
         found.path,
         context=running.context,
@@ -151,6 +154,7 @@ def engine(found: Model, running: Running, *, slots: int) -> EngineConfig:
         kv_type=running.kv_type,
         speculate=running.speculate,
         pooling=running.pooling,
+        draft=obtained(draft).path if draft else None,
         mmap=running.mmap,
         adapter=running.adapter,
         prompt_cache=None if most == 0 else store.prompts(),

@@ -72,10 +72,10 @@ def serve(
     models = []
     for at, name in enumerate([source.model, *(also or ())]):
         found = obtained(dataclasses.replace(source, model=name))
-        # An adapter fits one model.
-        own = dataclasses.replace(running, adapter=None) if at else running
+        # An adapter fits one model, and so does a draft model.
+        own = dataclasses.replace(running, adapter=None, draft=None) if at else running
         model = ModelConfig(
-            engine=engine(found, own, slots=parallel),
+            engine=engine(found, source, own, slots=parallel),
             names=names(found, None if at else served_model_name),
             sampling=sampling.said,
             fallback=found.sampling,

@@ -47,6 +47,7 @@ class ModelInfo:
     adapter: str = ""
     power: str = ""
     task: Task = "generate"
+    draft: str = ""
 
     @property
     def placement(self) -> str:
@@ -56,7 +57,8 @@ class ModelInfo:
         if not self.offloaded:
             layers = f"all {self.layers} layers on CPU, {self.threads} threads"
         adapter = f", with the adapter {self.adapter}" if self.adapter else ""
-        return layers + adapter + (f", {self.power}" if self.power else "")
+        draft = f", {self.draft} guesses ahead" if self.draft else ""
+        return layers + adapter + draft + (f", {self.power}" if self.power else "")
 
 
 @dataclass(frozen=True, slots=True)

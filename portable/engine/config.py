@@ -24,7 +24,8 @@ class EngineConfig:
     so that a long prompt does not stall running streams. `threads` 0 is one per physical
     performance core, fewer while other programs are busy. `eco` spares a battery.
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
-    `speculate` guesses repetitions ahead: sooner the same text, as far as rounding allows.
+    `speculate` guesses repetitions ahead, and a `draft` model, which is another GGUF file with the
+    same vocabulary, whatever comes: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
     `pooling` is how a text's tokens become its embedding: auto is the model's own way, or their
     mean; with none a model that generates text makes no embeddings.
@@ -49,6 +50,7 @@ class EngineConfig:
     prefix_cache: bool = True
     speculate: bool = False
     pooling: Pooling = "auto"
+    draft: Path | None = None
     mmap: bool = True
     adapter: Path | None = None
     repack: bool = True

@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from portable.engine.backend import Aborted, Backend, CacheFull
+from portable.engine.calibration import Calibration
+from portable.engine.checks import check_bias, check_prompt
 from portable.engine.config import EngineConfig
+from portable.engine.costs import StepCosts
 from portable.engine.logprobs import Logprobs
 from portable.engine.marks import points
 from portable.engine.pace import Pace
@@ -20,10 +23,13 @@ from portable.engine.prompts.recall import Recall
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
-from portable.engine.speculate import MAX_DRAFT, Costs, Lookup, draft_length
+from portable.engine.speculation.drafter import Drafter
+from portable.engine.speculation.draftmodel import DraftModel
+from portable.engine.speculation.lookup import Lookup
+from portable.engine.speculation.speculator import Speculator
 from portable.engine.text import TextStream
 from portable.engine.threads import Threads
-from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest, PortableError
+from portable.errors import EngineError, PortableError
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +39,6 @@ class Request:
     sequence: Sequence
     sampler: Sampler
     text: TextStream
-    lookup: Lookup | None
     logprobs: Logprobs | None
     queued_at: float
     started_at: float = 0.0
@@ -44,8 +49,8 @@ class Request:
 class Engine:
     """Many requests on one model, a step at a time. Not thread-safe: one thread owns it.
 
-    `prompts` are prefixes on disk. Without `threads` each step takes those that the backend was
-    loaded with.
+    `prompts` are prefixes on disk; `draft` guesses ahead. Without `threads` each step takes those
+    that the backend was loaded with.
     """
 
     backend: Backend
@@ -53,20 +58,24 @@ class Engine:
     clock: Callable[[], float] = time.perf_counter
     prompts: InitVar[PromptCache | None] = None
     threads: Threads | None = None
+    draft: InitVar[DraftModel | None] = None
     scheduler: Scheduler = field(init=False)
     pace: Pace = field(init=False)
-    costs: Costs = field(default_factory=Costs)
+    speculator: Speculator = field(init=False)
+    costs: StepCosts = field(default_factory=StepCosts)
     steps: int = 0
     _in_flight: list[Slice] = field(default_factory=list)
     _requests: dict[str, Request] = field(default_factory=dict)
     _recall: Recall | None = None
+    _calibrations: list[Calibration] = field(default_factory=list)
 
-    def __post_init__(self, prompts: PromptCache | None) -> None:
+    def __post_init__(self, prompts: PromptCache | None, draft: DraftModel | None) -> None:
         backend = self.backend
         self.scheduler = Scheduler(
             self.config, backend.cells, intact=backend.is_intact, mark_bytes=backend.mark_bytes
         )
         self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
+        self._guess_with(draft)
         if prompts:
             self._recall = Recall(self.backend, self.scheduler, prompts, self._carry_out)
 
@@ -90,12 +99,10 @@ class Engine:
         sequence = Sequence(id, list(tokens), params)
         if self.config.prefix_cache and self.backend.mark_bytes:
             sequence.pauses = points(tokens, self.backend.is_control)
-        guessing = self.config.speculate and self.backend.can_keep_part
         self._requests[id] = Request(
             sequence,
             Sampler(params, tokens, constraint),
             _text_of(params),
-            Lookup() if guessing else None,
             self._logprobs(params),
             self.clock(),
         )
@@ -108,8 +115,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
-        if self.config.speculate:
-            self._propose_drafts()
+        self._propose_drafts()
         if self._recall:
             self._recall.restore()
         plan = self.scheduler.schedule(self.pace.budget)
@@ -126,7 +132,14 @@ class Engine:
         for part, rows in [(part, part.rows) for part in plan.slices if part.rows]:
             deltas.append(self._verify(part, logits[at : at + rows]))
             at += rows
+        self.speculator.settle(plan.slices)
         return deltas
+
+    def calibrate(self) -> bool:
+        """Time one step; False when that is enough. For idle moments before the first request."""
+        if self.steps or self.has_work:
+            return False
+        return any(calibration.step() for calibration in self._calibrations)
 
     def save_prompt(self) -> bool:
         """Save one prefix on disk; False when there is nothing left to do. For idle moments."""
@@ -202,26 +215,25 @@ class Engine:
             self.threads.learn(plan, seconds, self.clock())
         if plan.reading or plan.size == plan.answering:
             self.pace.learn(plan.answering, plan.reading, seconds)
-        if self.config.speculate and not plan.reading:
+        if not plan.reading:
             self.costs.learn(plan.size, seconds)
 
+    def _guess_with(self, draft: DraftModel | None) -> None:
+        """Make the speculator, and have the steps timed that it decides by."""
+        drafters: list[Drafter] = [Lookup()] if self.config.speculate else []
+        drafters += [draft] if draft else []
+        # Wrong guesses have to be taken out of the cache again.
+        self.speculator = Speculator(drafters if self.backend.can_keep_part else (), self.costs)
+        if self.speculator.is_on:
+            timed = [(self.backend, self.costs)]
+            timed += [(draft.backend, draft.costs)] if draft else []
+            bound = self.config.step_seconds
+            self._calibrations = [Calibration(*pair, self.clock, bound) for pair in timed]
+
     def _propose_drafts(self) -> None:
-        """Guess on for those who answer, where it promises more tokens a second."""
-        scheduler = self.scheduler
-        answering = [s for s in scheduler.running if s.pending == 1]
         # A step that reads a prompt has enough to do.
-        alone = len(answering) == len(scheduler.running) and not scheduler.waiting
-        rows = len(answering)
-        for sequence in answering:
-            sequence.draft = ()
-            lookup = self._requests[sequence.id].lookup
-            if lookup is None:
-                continue
-            guess = lookup.propose(sequence.tokens, min(MAX_DRAFT, self._room(sequence)))
-            most = min(len(guess), self.config.step_tokens - rows) if alone else 0
-            count = draft_length(lookup.hit_rate, rows, most, self.costs)
-            sequence.draft = tuple(guess[:count])
-            rows += count
+        rows = 0 if self.scheduler.waiting else self.config.step_tokens
+        self.speculator.propose(self.scheduler.running, rows, self._room)
 
     def _room(self, sequence: Sequence) -> int:
         """Tokens that may still follow the next one."""
@@ -252,8 +264,7 @@ class Engine:
             texts.append(delta.text)
             if delta.finish_reason:
                 return _told(request, replace(delta, text="".join(texts)))
-            lookup = request.lookup
-            if lookup is None or not lookup.confirms(part.draft[at:], sequence.tokens[-1]):
+            if not self.speculator.confirms(part, at, sequence.tokens[-1]):
                 break
             sequence.cached += 1
             sequence.accepted += 1
@@ -332,22 +343,3 @@ def _told(request: Request, delta: Delta) -> Delta:
     if request.logprobs is None or not delta.text:
         return delta
     return replace(delta, logprobs=request.logprobs.take(delta.text))
-
-
-def check_prompt(tokens: list[int], backend: Backend) -> None:
-    """Raise InvalidRequest unless the prompt fits the model's context with room for an answer."""
-    if not tokens:
-        raise InvalidRequest("the prompt is empty", param="prompt")
-    if len(tokens) >= backend.context:
-        raise ContextLengthExceeded(
-            f"the prompt has {len(tokens)} tokens, the context holds {backend.context}",
-            hint=f"shorten the messages or start with --context {len(tokens) + 512}",
-            param="messages",
-        )
-    if not all(0 <= token < backend.vocabulary for token in tokens):
-        raise InvalidRequest("a token id is outside the vocabulary", param="prompt")
-
-
-def check_bias(bias: dict[int, float], vocabulary: int) -> None:
-    if not all(0 <= token < vocabulary for token in bias):
-        raise InvalidRequest("a token id is outside the vocabulary", param="logit_bias")

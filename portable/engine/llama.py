@@ -40,9 +40,13 @@ class Llama(Weights):
     """
 
     def __init__(
-        self, config: EngineConfig, loading: Loading | None = None, watch: Any = None
+        self,
+        config: EngineConfig,
+        loading: Loading | None = None,
+        watch: Any = None,
+        beside: Weights | None = None,
     ) -> None:
-        super().__init__(config, loading)
+        super().__init__(config, loading, beside)
         self._watch = watch or lib.ggml_backend_sched_eval_callback()
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)

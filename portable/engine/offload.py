@@ -61,12 +61,12 @@ def _why_no_gpu(asked: GpuLayers, backends: list[str], visible: str | None) -> s
     return f"CPU: {why}{wish}"
 
 
-def check_memory(weights: int, cache: int, available: int) -> None:
+def check_memory(weights: int, cache: int, available: int, what: str = "the model") -> None:
     """Raise NotEnoughMemory unless weights and KV cache (bytes) fit what the machine has free."""
     need = weights + cache
     if need > available:
         raise NotEnoughMemory(
-            f"the model needs {need / GIB:.1f} GiB of memory"
+            f"{what} needs {need / GIB:.1f} GiB of memory"
             f" ({weights / GIB:.1f} weights, {cache / GIB:.1f} context),"
             f" {available / GIB:.1f} are free",
             hint="try a smaller --context or a smaller --quant",

@@ -10,6 +10,7 @@ from portable.engine import thought
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms
+from portable.engine.draft import load_draft
 from portable.engine.embedding.embedder import Embedder
 from portable.engine.embedding.kind import kind_of, wrong_model
 from portable.engine.embedding.pooled import Pooled
@@ -51,7 +52,12 @@ class Service:
         self._grammars = Grammars(self._llama)
         self.threads = self._threads(config)
         prompts = self._prompts(config)
-        engine = Engine(self._llama, config, prompts=prompts, threads=self.threads)
+        self._draft = load_draft(self._llama, config, self.threads) if config.draft else None
+        if config.draft:
+            self.info = replace(self.info, draft=config.draft.name)
+        engine = Engine(
+            self._llama, config, prompts=prompts, draft=self._draft, threads=self.threads
+        )
         self.worker = Worker(engine, deliver)
         self.turn: Turn = self.worker.between
 
@@ -116,4 +122,6 @@ class Service:
 
     def close(self) -> None:
         self.worker.close()
+        if self._draft:
+            self._draft.close()
         self._llama.close()

@@ -33,10 +33,17 @@ _SAMPLING_KEYS = {
 class Weights(Vocabulary):
     """A model and its adapter, and all contexts over them: `close` frees what is left of these.
 
+    It is a draft model if it is loaded `beside` another, with the memory that this one leaves.
     Raises ModelFileError, UnsupportedModel, NotEnoughMemory or EngineError while loading.
     """
 
-    def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        loading: Loading | None = None,
+        beside: Weights | None = None,
+    ) -> None:
+        self._beside = beside
         self._started = time.perf_counter()
         for file in filter(None, (config.model, config.adapter)):
             check_file(file)
@@ -117,6 +124,8 @@ class Weights(Vocabulary):
     def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
         self._bytes = _size(config)
         self._available = available_memory()
+        if self._beside:
+            self._available = min(self._available, self._beside.room)
         self._claimed = 0
         self.claim(0)
         params = lib.llama_model_default_params()
@@ -151,10 +160,16 @@ class Weights(Vocabulary):
         """Bytes of this machine's memory that the weights and the contexts so far leave."""
         return int(max(0, self._available - self._bytes - self._claimed))
 
+    @property
+    def taken(self) -> int:
+        """Bytes of the weights and the contexts so far."""
+        return self._bytes + self._claimed
+
     def claim(self, context: int) -> None:
         """Raise NotEnoughMemory unless there is room for a context of so many bytes."""
         if not self.offload.layers:
-            check_memory(self._bytes, self._claimed + context, self._available)
+            what = "the draft model" if self._beside else "the model"
+            check_memory(self._bytes, self._claimed + context, self._available, what)
             self._claimed += context
 
     def context_params(self) -> lib.llama_context_params:

@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from portable.engine.engine import Engine, check_bias, check_prompt
+from portable.engine.backend import Aborted
+from portable.engine.checks import check_bias, check_prompt
+from portable.engine.engine import Engine
 from portable.engine.sampling import Constraint
 from portable.engine.sequence import Delta, SamplingParams
 from portable.errors import EngineError, PortableError, QueueFull
@@ -142,6 +144,7 @@ class Worker:
         """Waits while there is nothing to do, and saves prefixes then. Raises queue.Empty."""
         if self._engine.has_work:
             return self._inbox.get(block=False)
+        self._calibrate()
         while True:
             try:
                 return self._inbox.get(timeout=_PAUSE)
@@ -151,6 +154,14 @@ class Worker:
                     saved = self._engine.save_prompt()
                 if not saved:
                     return self._inbox.get()
+
+    def _calibrate(self) -> None:
+        """Time steps while nobody asks for anything; whoever does waits for one of them at most."""
+        try:
+            while self._inbox.empty() and self._engine.calibrate():
+                pass
+        except (PortableError, Aborted) as error:
+            log.warning("steps could not be timed: %s", error)
 
     def _tell(self, deltas: list[Delta]) -> None:
         self._unfinished -= {delta.id for delta in deltas if delta.finish_reason}

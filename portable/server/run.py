@@ -38,7 +38,7 @@ def serve(models: Sequence[ModelConfig], config: ServerConfig, say: Callable[[st
     Raises UsageError, PortInUse or ModelFileError before anything is loaded.
     """
     for engine in (model.engine for model in models):
-        for file in filter(None, (engine.model, engine.adapter)):
+        for file in filter(None, (engine.model, engine.adapter, engine.draft)):
             check_file(file)
     certificate = tls.context(config)
     sockets = ports.listen(config, say)
