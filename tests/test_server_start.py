@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+import trustme
 from serving import CHAT, Server, asking, check_error, cli, model_file, running, until
 
+from portable.cli.serve import server_config
 from portable.errors import PortInUse, UsageError
+from portable.flags import Listening
 from portable.server.config import ServerConfig
 from portable.server.ports import choose_port, listen, url
 
@@ -91,6 +97,64 @@ def test_beyond_this_machine_without_a_key_exits_with_2() -> None:
     with cli(str(model_file()), "--host", "0.0.0.0") as server:
         assert server.ended() == 2
         assert server.log.startswith("portable: anybody who reaches 0.0.0.0")
+
+
+def test_all_that_guards_it_from_the_command_line(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pems = [tmp_path / "cert.pem", tmp_path / "key.pem"]
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    pems[0].write_bytes(issued.cert_chain_pems[0].bytes())
+    pems[1].write_bytes(issued.private_key_pem.bytes())
+    kept = tmp_path / "keys"
+    kept.write_text("# mine\nsk-kept\n")
+    flags = {
+        **{"--port": "0", "--host": "0.0.0.0", "--root-path": "/llm/", "--max-body": "1kb"},
+        **{"--ssl-certfile": str(pems[0]), "--ssl-keyfile": str(pems[1])},
+        **{"--api-key": "auto", "--api-key-file": str(kept), "--cors": "https://chat.example"},
+    }
+    said = [word for flag in flags.items() for word in flag]
+    with cli(str(model_file()), *said, "--allowed-host", "llm.example", *FAST) as server:
+        until(lambda: "Uvicorn running on https://0.0.0.0:" in server.log, 60)
+        (made,) = re.findall(r"The API key of this run: (sk-\S+)\n", server.log)
+        with httpx2.Client(trust_env=False, verify=trusting(authority)) as client:
+            base = f"https://localhost:{server.port}/llm"
+            assert client.get(f"{base}/health").status_code in (200, 503)
+            check_error(client.get(f"{base}/v1/models"), 401)
+            for key in (made, "sk-kept"):
+                known = {"authorization": f"Bearer {key}", "origin": "https://chat.example"}
+                answer = client.get(f"{base}/v1/models", headers=known)
+                assert answer.status_code == 200
+                assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+            check_error(client.get(f"{base}/v1/models", headers={"host": "evil.example"}), 403)
+            check_error(client.post(base + CHAT, content=b"x" * 1001, headers=known), 413)
+        assert server.log.count(made) == 1 and "sk-kept" not in server.log
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cors": ["chat.example"]},
+        {"root_path": "llm"},
+        {"ssl_keyfile": Path("key.pem")},
+        {"ssl_certfile": Path("nothing.pem")},
+        {"api_key_file": Path("nothing")},
+        {"api_key": [""]},
+        {"max_body": "lots"},
+        {"max_body": "off"},
+        {"host": "0.0.0.0"},
+    ],
+    ids=str,
+)
+def test_a_flag_that_is_wrong_is_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        server_config(Listening(**wrong))
+    assert caught.value.exit_code == 2 and len(str(caught.value)) < 150
 
 
 @pytest.mark.parametrize("keys", [("",), ("  ",), ("schlüssel",)])

@@ -218,7 +218,7 @@ def test_a_load_that_fails_fails_all_who_wait() -> None:
     async def script(app: Starlette, model: FakeProcess) -> None:
         whole, stream = Call(app), Call(app, body=HI | {"stream": True})
         await turns()
-        model.failure = ModelFileError("no model")
+        model.failure = ModelFileError("/home/Mary Smith/models/x.gguf is not a GGUF file")
         model.gone.set()
         model.fail_all(model.failure)
         await asyncio.gather(whole.task, stream.task)
@@ -228,7 +228,8 @@ def test_a_load_that_fails_fails_all_who_wait() -> None:
         late, health = Call(app), Call(app, "/health", method="GET")
         await asyncio.gather(late.task, health.task)
         assert (late.status, health.status) == (500, 503)
-        assert health.json == {"status": "failed", "message": "no model"}
+        assert health.json == {"status": "failed", "message": "x.gguf is not a GGUF file"}
+        assert late.json["error"]["message"] == health.json["message"]
 
     play(script)
 
@@ -247,6 +248,22 @@ def test_a_stream_begins_while_the_model_still_loads_and_errors_come_as_events()
         assert call.body.endswith(b"data: [DONE]\n\n")
 
     play(script, status_after_seconds=0.02)
+
+
+def test_where_the_models_lie_is_not_told_to_a_stream_either() -> None:
+    async def script(app: Starlette, model: FakeProcess) -> None:
+        model.load()
+        call = Call(app, body=HI | {"stream": True})
+        await turns()
+        model.say("a", end=False)
+        await turns()
+        words = r"cannot read C:\models\x.gguf or '/srv/y.gguf': 3/4 tokens"
+        error = ("backend_error", words)
+        model.hear(protocol.Deltas([Delta(model.last.id, "", "error", None, error)]))
+        await call.task
+        assert call.chunks[-1]["error"]["message"] == "cannot read x.gguf or 'y.gguf': 3/4 tokens"
+
+    play(script)
 
 
 def test_silence_is_filled_with_empty_text() -> None:

@@ -53,7 +53,25 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
             telling.cancel()
             await fleet.stop()
 
-    routes = [
+    app = Starlette(
+        routes=_routes(),
+        middleware=[
+            Middleware(Observer, metrics=state.metrics),
+            Middleware(Guard, config=config),
+            # Inside the guard, so that this answer is named too.
+            Middleware(ServerErrorMiddleware, handler=from_defect),
+        ],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
+    # A redirect would name the scheme and the Host that a proxy made up.
+    app.router.redirect_slashes = False
+    app.state.portable = state
+    return app
+
+
+def _routes() -> list[Route]:
+    return [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
         *(Route(path, create_response, methods=["POST"]) for path in _RESPONSES),
@@ -74,19 +92,6 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
         *(Route(path, unload_model, methods=["POST"]) for path in _paths("unload")),
         *(Route(path, health, methods=["GET"]) for path in sorted(PUBLIC)),
     ]
-    app = Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(Observer, metrics=state.metrics),
-            Middleware(Guard, config=config),
-            # Inside the guard, so that this answer is named too.
-            Middleware(ServerErrorMiddleware, handler=from_defect),
-        ],
-        exception_handlers=HANDLERS,
-        lifespan=lifespan,
-    )
-    app.state.portable = state
-    return app
 
 
 def _paths(verb: str) -> list[str]:

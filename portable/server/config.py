@@ -68,6 +68,8 @@ class ServerConfig:
             raise UsageError(f"--port {self.port} is not a port", hint="a number up to 65535")
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise UsageError("an API key is empty or not ASCII")
+        if self.max_body < 1:
+            raise UsageError("--max-body must leave room for a request", hint="such as 8MB")
         for origin in self.cors:
             if not _ORIGIN.fullmatch(origin):
                 hint = "such as https://chat.example:8443, or * for any"

@@ -143,9 +143,10 @@ class Connection(H11Protocol):
         ]
         reason = http.HTTPStatus(status).phrase.encode()
         answer = h11.Response(status_code=status, headers=headers, reason=reason)
-        self.transport.write(self.conn.send(answer) or b"")
+        said = self.conn.send(answer) or b""
         if asked != "HEAD":
-            self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
+            said += self.conn.send(h11.Data(data=body)) or b""
+        self.transport.write(said)
         self.transport.close()
 
 

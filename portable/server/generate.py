@@ -21,7 +21,7 @@ from portable.server import sse
 from portable.server.layout import Answer, Layout, Piece
 from portable.server.model import Stream
 from portable.server.observe import record_of
-from portable.server.replies import JSON, ClientLeft
+from portable.server.replies import JSON, ClientLeft, shown
 from portable.server.served import Served
 from portable.server.state import State
 from portable.server.wanted import Wanted
@@ -154,7 +154,8 @@ class Exchange:
             if delta is None:
                 yield b"".join(layout.silence(index))
             elif delta.error:
-                yield b"".join(layout.failure(*delta.error))
+                code, message = delta.error
+                yield b"".join(layout.failure(code, shown(message)))
                 return
             else:
                 if index not in readers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ _TYPES = {
 }
 _ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_FOLDERS = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)(?:[^/\\:'\"`]+[/\\])+")
 encode = msgspec.json.Encoder().encode
 
 
@@ -54,6 +56,11 @@ def anthropic_error(message: str, *, status: int = 500) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
+def shown(message: str) -> str:
+    """What went wrong here, without the folders of this machine: those are for the log."""
+    return _FOLDERS.sub("", message)
+
+
 class Refusal(JSON):
     """An error, in Anthropic's shape on its routes and else in OpenAI's."""
 
@@ -84,10 +91,12 @@ def refuse(
 async def from_error(_: Request, error: Exception) -> Refusal:
     """The HTTP edge of the error tree."""
     assert isinstance(error, PortableError)
+    # What a client did wrong it may read in its own words.
+    message = str(error) if error.status < 500 else shown(str(error))
     headers = {}
     if isinstance(error, Busy):
         headers = {"Retry-After": str(math.ceil(error.seconds)), "x-should-retry": "true"}
-    return refuse(error.status, str(error), code=error.code, param=error.param, headers=headers)
+    return refuse(error.status, message, code=error.code, param=error.param, headers=headers)
 
 
 async def from_http(request: Request, error: Exception) -> Refusal:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portable.server.replies import JSON
+from portable.server.replies import JSON, shown
 from portable.server.served import Served
 from portable.server.state import State
 
@@ -34,7 +34,7 @@ async def health(request: Request) -> Response:
     process = served.process
     match served.state:
         case "failed":
-            return JSON({"status": "failed", "message": str(process.failure)}, 503)
+            return JSON({"status": "failed", "message": shown(str(process.failure))}, 503)
         case "loading":
             return JSON({"status": "loading", "progress": round(process.progress, 2)}, 503)
     return JSON({"status": "ok"})
