@@ -16,10 +16,10 @@ from typing import Protocol
 # Cores that other programs may use before it is worth a comparison, and when they count as gone.
 _BUSY, _QUIET = 0.35, 0.2
 _QUIET_SAMPLES = 2
-# Steps compared on each side. The first after a change pays for it: a median does not see that.
-_STEPS = 3
-# A step that takes so many times the median of the other side ends the comparison.
-_HOPELESS = 2.0
+# Steps compared on each side, after one that pays for the change: threads start, caches are cold.
+_STEPS = 4
+# A step that takes so many times the median of the other side ends the comparison, the first too.
+_HOPELESS, _HOPELESS_FIRST = 2.0, 5.0
 # Seconds until two counts are compared again; doubled when nothing has changed.
 _AGAIN, _AGAIN_MOST = 2.0, 16.0
 _DEPTH = 512
@@ -49,6 +49,7 @@ class _Trial:
     again: float = 0.0
     pause: float = _AGAIN
     depth: int = 0
+    last: int = 0
     seconds: dict[int, deque[float]] = field(default_factory=dict)
 
     def threads(self, now: float) -> int:
@@ -65,20 +66,25 @@ class _Trial:
 
     def learn(self, threads: int, seconds: float, now: float) -> None:
         """A row took so long. The comparison ends when it is clear which count is better."""
-        if threads not in (self.fewer, self.most):
+        other = self.fewer + self.most - threads
+        known = self.seconds.get(other, ())
+        compared = threads == self.trying and len(known) == _STEPS
+        first, self.last = threads != self.last, threads
+        hopeless = _HOPELESS_FIRST if first else _HOPELESS
+        if compared and seconds > hopeless * statistics.median(known):
+            self._choose(other, now)
+        elif not first:
+            taken = self.seconds.setdefault(threads, deque(maxlen=_STEPS))
+            taken.append(seconds)
+            if threads == self.trying and len(taken) == _STEPS:
+                self._compare(threads, other, now)
+
+    def _compare(self, threads: int, other: int, now: float) -> None:
+        if len(self.seconds.get(other, ())) < _STEPS:  # the first time: now the other side
+            self.trying = other
             return
-        taken = self.seconds.setdefault(threads, deque(maxlen=_STEPS))
-        taken.append(seconds)
-        known = self.seconds.get(self.fewer + self.most - threads, ())
-        if threads != self.trying:
-            return
-        if len(known) < _STEPS:  # the first time: now the other side
-            if len(taken) == _STEPS:
-                self.trying = self.fewer + self.most - threads
-        elif seconds > _HOPELESS * statistics.median(known):
-            self._choose(self.fewer + self.most - threads, now)
-        elif len(taken) == _STEPS:
-            self._choose(min(self.seconds, key=lambda n: statistics.median(self.seconds[n])), now)
+        best = min(threads, other, key=lambda n: statistics.median(self.seconds[n]))
+        self._choose(best, now)
 
     def _choose(self, threads: int, now: float) -> None:
         self.pause = min(2 * self.pause, _AGAIN_MOST) if threads == self.chosen else _AGAIN
