@@ -6,6 +6,7 @@ from portable.bench.render import render, to_json
 from portable.bench.report import Level, Machine, Report
 from portable.bench.restart import Restart, bench_restart
 from portable.bench.server import bench_server
+from portable.bench.steps import Shape, Steps, bench_steps
 
 __all__ = [
     "BenchOptions",
@@ -14,9 +15,12 @@ __all__ = [
     "Prompt",
     "Report",
     "Restart",
+    "Shape",
+    "Steps",
     "bench_model",
     "bench_restart",
     "bench_server",
+    "bench_steps",
     "render",
     "to_json",
 ]

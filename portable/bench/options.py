@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from portable.errors import UsageError
 
-Prompt = Literal["short", "long", "shared", "mixed", "restart"]
+Prompt = Literal["short", "long", "shared", "mixed", "restart", "steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class BenchOptions:
         _within("max tokens", self.max_tokens, 1, 1 << 24)
         if self.prompt not in get_args(Prompt):
             raise UsageError(
-                f"prompt is {self.prompt!r}", hint="short, long, shared, mixed or restart"
+                f"prompt is {self.prompt!r}", hint="short, long, shared, mixed, restart or steps"
             )
         if not 0 < self.timeout < math.inf:
             raise UsageError(f"timeout is {self.timeout}", hint="a number of seconds over 0")

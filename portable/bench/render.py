@@ -11,6 +11,7 @@ from rich.table import Table
 
 from portable.bench.report import Level, Machine, Report
 from portable.bench.restart import Restart
+from portable.bench.steps import Steps
 
 _UNKNOWN = "-"
 _COLUMNS = (
@@ -28,7 +29,7 @@ _COLUMNS = (
 )
 
 
-def to_json(report: Report | Restart) -> str:
+def to_json(report: Report | Restart | Steps) -> str:
     """The report's fields as they are, seconds and tokens a second, unknown ones null."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 

@@ -30,11 +30,12 @@ _CONNECT_SECONDS = 10.0
 def bench_server(url: str, options: BenchOptions, say: Say) -> Report:
     """Run every level against the server at `url`, with or without `/v1`.
 
-    A request that fails is counted in its level. Raises UsageError if `url` is none or a restart
-    is wanted, and NetworkError if nothing answers there or it names no model.
+    A request that fails is counted in its level. Raises UsageError if `url` is none or if
+    only a model in this process can answer, NetworkError if nothing is there or it names no model.
     """
-    if options.prompt == "restart":
-        raise UsageError("a server is not restarted from here", hint="name a model instead")
+    if options.prompt in ("restart", "steps"):
+        what = "restarted" if options.prompt == "restart" else "stepped through"
+        raise UsageError(f"a server is not {what} from here", hint="name a model instead")
     return asyncio.run(_bench(parse_url(url), options, say))
 
 

@@ -87,7 +87,9 @@ def bench(
     clients: Annotated[str, typer.Option(help="Clients at once, level by level.")] = "1,4,8",
     requests: Annotated[int, typer.Option(help="Requests a level.")] = 8,
     max_tokens: Annotated[int, typer.Option(help="Tokens an answer.")] = 64,
-    prompt: Annotated[str, typer.Option(help="short, long, shared, mixed or restart.")] = "short",
+    prompt: Annotated[
+        str, typer.Option(help="short, long, shared, mixed, restart or steps.")
+    ] = "short",
     model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="PORTABLE_API_KEY")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -110,8 +112,10 @@ def bench(
         source = Source(model=target, offline=offline)
         found = obtained(source)
         config = engine(found, source, running, slots=min(64, max(options.clients)))
-        if options.prompt == "restart":
-            measured = benchmark.bench_restart(config, options, say)
+        if options.prompt in ("restart", "steps"):
+            restart = options.prompt == "restart"
+            alone = benchmark.bench_restart if restart else benchmark.bench_steps
+            measured: benchmark.Restart | benchmark.Steps = alone(config, options, say)
             print(benchmark.to_json(measured) if as_json else measured.lines())
             return 0
         report = benchmark.bench_model(config, options, say)

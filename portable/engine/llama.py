@@ -7,6 +7,7 @@ kill the process, and with what arguments, was measured; each guard names its re
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Llama(Weights):
         self.window = window or self.cells
         self.mark_bytes = available_memory() // _SHARE_FOR_MARKS if window else 0
         self._batch = Batch(lib.llama_n_batch(self._context))
+        self.native_seconds = 0.0  # inside llama.cpp, for steps with logits
         self._viewed = 0, 0
         self._logits = np.empty((0, self.vocabulary), np.float32)
         self._loaded()
@@ -70,6 +72,7 @@ class Llama(Weights):
 
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
         rows = self._batch.fill(slices)
+        started = time.perf_counter()
         code = lib.llama_decode(self._context, self._batch.struct)
         if code == 1:
             raise CacheFull
@@ -80,7 +83,8 @@ class Llama(Weights):
             raise EngineError(f"llama.cpp could not decode (code {code})", hint=last_words())
         if not rows:
             return np.empty((0, self.vocabulary), np.float32)
-        logits = lib.llama_get_logits(self._context)
+        logits = lib.llama_get_logits(self._context)  # waits for a GPU
+        self.native_seconds += time.perf_counter() - started
         if not logits:  # a ctypes NULL is falsy, never None
             raise EngineError("llama.cpp returned no logits")
         return self._view(ctypes.addressof(logits.contents), rows)

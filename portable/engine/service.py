@@ -50,7 +50,7 @@ class Service:
         template = template_of(self._llama)
         self.prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
-        self.threads = self._threads(config)
+        self.threads = threads_for(self._llama, config)
         prompts = self._prompts(config)
         self._draft = load_draft(self._llama, config, self.threads) if config.draft else None
         if config.draft:
@@ -66,12 +66,6 @@ class Service:
         if self._config.pooling == "none":
             raise wrong_model("generate")
         return Embedder(Pooled(self._llama, self._config), self._config.step_seconds)
-
-    def _threads(self, config: EngineConfig) -> Threads:
-        """Threads that make room for other programs, unless somebody named their number."""
-        cores = self._llama.cores.logical
-        others = None if config.threads else OtherPrograms(cores)
-        return Threads(self._llama.threads, len(cores), others)
 
     def _prompts(self, config: EngineConfig) -> PromptCache | None:
         """Prefixes on disk, if they are wanted."""
@@ -125,3 +119,9 @@ class Service:
         if self._draft:
             self._draft.close()
         self._llama.close()
+
+
+def threads_for(llama: Llama, config: EngineConfig) -> Threads:
+    """Threads that make room for other programs, unless somebody named their number."""
+    cores = llama.cores.logical
+    return Threads(llama.threads, len(cores), None if config.threads else OtherPrograms(cores))
