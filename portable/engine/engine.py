@@ -22,7 +22,15 @@ from portable.engine.prompts.cache import PromptCache
 from portable.engine.prompts.recall import Recall
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
-from portable.engine.sequence import Delta, FinishReason, SamplingParams, Sequence, Slice, Usage
+from portable.engine.sequence import (
+    Delta,
+    FinishReason,
+    Progress,
+    SamplingParams,
+    Sequence,
+    Slice,
+    Usage,
+)
 from portable.engine.speculation.drafter import Drafter
 from portable.engine.speculation.draftmodel import DraftModel
 from portable.engine.speculation.lookup import Lookup
@@ -129,9 +137,12 @@ class Engine:
         self.scheduler.commit(plan.slices)
         self._leave_marks(plan.slices)
         deltas, at = [], 0
-        for part, rows in [(part, part.rows) for part in plan.slices if part.rows]:
-            deltas.append(self._verify(part, logits[at : at + rows]))
-            at += rows
+        for part, rows in [(part, part.rows) for part in plan.slices]:
+            if rows:
+                deltas.append(self._verify(part, logits[at : at + rows]))
+                at += rows
+            else:
+                deltas.append(self._progress(part.sequence))
         self.speculator.settle(plan.slices)
         return deltas
 
@@ -317,6 +328,13 @@ class Engine:
         told = (error.code or "error", str(error)) if error else None
         text += request.text.flush(cut=reason in ("length", "cancelled"))
         return Delta(sequence.id, text, reason, self._usage(request), told)
+
+    def _progress(self, sequence: Sequence) -> Delta:
+        """How far the prompt is read; one that had to step back is read anew."""
+        request, read = self._requests[sequence.id], min(sequence.cached, sequence.n_prompt)
+        seconds = self.clock() - request.started_at
+        progress = Progress(sequence.n_prompt, sequence.reused, read, seconds)
+        return Delta(sequence.id, "", progress=progress)
 
     def _usage(self, request: Request) -> Usage:
         now, sequence = self.clock(), request.sequence

@@ -175,8 +175,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Of the `total` tokens of a prompt so many are `processed`, in so many `seconds`.
+
+    `cached` of them were found.
+    """
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of one request; the last one carries `finish_reason` and `usage`."""
+    """New text of one request; the last one carries `finish_reason` and `usage`.
+
+    While the prompt is read there is no text, but `progress`.
+    """
 
     id: str
     text: str
@@ -184,6 +200,7 @@ class Delta:
     usage: Usage | None = None
     error: tuple[str, str] | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    progress: Progress | None = None
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from portable.dialects.said import Reader, joined
 from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Delta, Usage
+from portable.engine.sequence import Delta, Progress, Usage
 from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
-from portable.server.layout import Answer, Layout, Piece
+from portable.server.layout import Answer, Layout, Piece, Waiting
 from portable.server.model import Stream
 from portable.server.observe import record_of
 from portable.server.replies import JSON, ClientLeft, shown
@@ -150,9 +150,11 @@ class Exchange:
         readers: dict[int, Reader] = {}
         spent: list[Usage] = []
         yield b"".join(layout.begin(len(streams), self._prompt_tokens))
-        async for index, delta in sse.with_keep_alive(streams, self._config.keep_alive_seconds):
-            if delta is None:
-                yield b"".join(layout.silence(index))
+        seconds, progress = self._config.keep_alive_seconds, self._wanted.progress
+        async for index, delta in sse.with_keep_alive(streams, seconds, progress):
+            if delta is None or delta.progress:
+                read = delta.progress if delta else streams[index].progress
+                yield b"".join(layout.silence(index, self._waiting(streams[index], read)))
             elif delta.error:
                 code, message = delta.error
                 yield b"".join(layout.failure(code, shown(message)))
@@ -166,6 +168,19 @@ class Exchange:
                 if delta.finish_reason:
                     spent.append(delta.usage or Usage(0, 0, 0))
         yield b"".join(layout.end(spent))
+
+    def _waiting(self, stream: Stream, read: Progress | None) -> Waiting:
+        process = self._served.process
+        if not process.ready.is_set():
+            return Waiting("loading", fraction=process.progress)
+        if not stream.begun:
+            position, seconds = process.ahead(stream)
+            return Waiting("queued", position=position, seconds=seconds)
+        if not read:
+            return Waiting("answering")
+        done, left = read.processed - read.cached, read.total - read.processed
+        rest = read.seconds * left / done if done > 0 else None
+        return Waiting("reading", progress=read, seconds=rest)
 
     def _pieces(self, index: int, delta: Delta, reader: Reader) -> Iterator[Piece]:
         """What one delta says; the last text comes before the reason, as all clients expect."""

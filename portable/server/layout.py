@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from portable.dialects.said import NOTHING, Said
 from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Usage
+from portable.engine.sequence import Progress, Usage
 
 NO_USAGE = Usage(0, 0, 0)
 
@@ -34,6 +34,32 @@ class Answer:
     logprobs: list[TokenLogprob]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a client waits for: `position` others are before it; `progress` of reading its prompt.
+
+    `fraction` is how much of the model is loaded. `seconds` until the next state, as far as it can
+    be told by what came before.
+    """
+
+    state: Literal["loading", "queued", "reading", "answering"]
+    fraction: float | None = None
+    position: int | None = None
+    progress: Progress | None = None
+    seconds: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What is known, as JSON."""
+        said: dict[str, Any] = {"state": self.state}
+        if self.fraction is not None:
+            said["progress"] = round(self.fraction, 3)
+        if self.position is not None:
+            said["position"] = self.position
+        if self.progress:
+            said |= {"processed": self.progress.processed, "total": self.progress.total}
+        return said if self.seconds is None else said | {"eta_s": round(self.seconds, 1)}
+
+
 class Layout(Protocol):
     """One reply's form, whole or as events: each method gives the bytes that the client reads.
 
@@ -51,8 +77,11 @@ class Layout(Protocol):
 
     def piece(self, piece: Piece) -> Iterable[bytes]: ...
 
-    def silence(self, index: int) -> Iterable[bytes]:
-        """Nothing came for a while: what keeps the client and the proxies between waiting."""
+    def silence(self, index: int, waiting: Waiting) -> Iterable[bytes]:
+        """Nothing came for a while: what keeps the client and the proxies between waiting.
+
+        Also for each step of reading the prompt, if the request wants to know.
+        """
         ...
 
     def failure(self, code: str, message: str) -> Iterable[bytes]:

@@ -16,7 +16,7 @@ import msgspec
 from portable.engine import protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
-from portable.engine.sequence import Delta
+from portable.engine.sequence import Delta, Progress
 from portable.errors import EngineError, PortableError, QueueFull
 
 log = logging.getLogger("portable")
@@ -41,8 +41,11 @@ class Stream:
         self.tries = 0
         self.accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        self.begun = False
+        self.progress: Progress | None = None
 
     def put(self, delta: Delta) -> None:
+        self.begun, self.progress = True, delta.progress
         self._deltas.put_nowait(delta)
 
     def fail(self, error: PortableError) -> None:
@@ -174,6 +177,15 @@ class ModelProcess:
             self._unsent[id] = stream
         self.send_waiting()
         return stream
+
+    def ahead(self, stream: Stream) -> tuple[int, float]:
+        """Requests that came before this one and wait as well, and the seconds that they take."""
+        count = 0
+        for other in self._streams.values():
+            if other is stream:
+                break
+            count += not other.begun
+        return count, (count + 1) * self._seconds_a_request()
 
     def _seconds_a_request(self) -> float:
         """How often a place becomes free, by the last answers."""

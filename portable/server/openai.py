@@ -15,7 +15,7 @@ from typing import Any
 from portable import __version__
 from portable.engine.sequence import Usage
 from portable.server import sse
-from portable.server.layout import Piece
+from portable.server.layout import Piece, Waiting
 from portable.server.replies import error_body
 
 
@@ -61,8 +61,16 @@ class Chunks(ABC):
         else:
             yield self._event(self.delta(piece))
 
-    def silence(self, index: int) -> Iterator[bytes]:
-        yield self._event(self.delta(Piece(index)))
+    def silence(self, index: int, waiting: Waiting) -> Iterator[bytes]:
+        more: dict[str, Any] = {"portable": waiting.told()}
+        if read := waiting.progress:  # as llama-server tells it
+            more["prompt_progress"] = {
+                "total": read.total,
+                "cache": read.cached,
+                "processed": read.processed,
+                "time_ms": round(read.seconds * 1000),
+            }
+        yield self._event(self.delta(Piece(index)), **more)
 
     def failure(self, code: str, message: str) -> Iterator[bytes]:
         """For both kinds of clients, OpenAI's and ms-swift's."""

@@ -54,8 +54,8 @@ def token_limit(request: Sampling) -> int | None:
 
 
 def lodging(request: Sampling) -> dict[str, Any]:
-    """How long the model is kept and how much context it gets, as Wanted's fields."""
-    said: dict[str, Any] = {}
+    """How long the model is kept, its context, and what a stream tells; as Wanted's fields."""
+    said: dict[str, Any] = {"progress": bool(request.return_progress)}
     if request.keep_alive is not None:
         said["keep_alive"] = durations.seconds(request.keep_alive, "keep_alive")
     elif request.ttl is not None:

@@ -16,7 +16,7 @@ import msgspec
 from portable.engine.sequence import Usage
 from portable.server import items, sse
 from portable.server.blocks import Block, Blocks, Step
-from portable.server.layout import Answer, Piece
+from portable.server.layout import Answer, Piece, Waiting
 from portable.server.wire.responses import ResponseRequest
 
 Keep = Callable[[dict[str, Any]], None]
@@ -60,7 +60,7 @@ class ResponseLayout:
             response = self._finished(status, piece.usage)
             yield self._lifecycle(status, response)
 
-    def silence(self, index: int) -> Iterator[bytes]:
+    def silence(self, index: int, waiting: Waiting) -> Iterator[bytes]:
         # Not a comment: clients that wait for events with a limit do not count those.
         yield self._lifecycle("in_progress", self._response("in_progress"))
 

@@ -49,25 +49,30 @@ def named_event(data: dict[str, Any]) -> bytes:
 
 
 async def with_keep_alive(
-    streams: list[Stream], seconds: float
+    streams: list[Stream], seconds: float, progress: bool = False
 ) -> AsyncIterator[tuple[int, Delta | None]]:
-    """The deltas that say something, by the index of their stream; None for each silence."""
+    """The deltas that say something, by the index of their stream; None for each silence.
+
+    With `progress` that of reading the prompt counts as something.
+    """
     if len(streams) > 1:
-        async for item in _merged(streams, seconds):
+        async for item in _merged(streams, seconds, progress):
             yield item
         return
     while True:
         delta = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not (delta and _says(delta)):
+                while not (delta and _says(delta, progress)):
                     delta = await streams[0].next()
-        yield 0, (delta if delta and _says(delta) else None)
+        yield 0, (delta if delta and _says(delta, progress) else None)
         if delta and delta.finish_reason:
             return
 
 
-async def _merged(streams: list[Stream], seconds: float) -> AsyncIterator[tuple[int, Delta | None]]:
+async def _merged(
+    streams: list[Stream], seconds: float, progress: bool
+) -> AsyncIterator[tuple[int, Delta | None]]:
     """Several streams as one. A task for each costs more than awaiting one stream."""
     waiting = {asyncio.ensure_future(stream.next()): at for at, stream in enumerate(streams)}
     try:
@@ -81,13 +86,13 @@ async def _merged(streams: list[Stream], seconds: float) -> AsyncIterator[tuple[
                 at, delta = waiting.pop(task), task.result()
                 if not delta.finish_reason:
                     waiting[asyncio.ensure_future(streams[at].next())] = at
-                if _says(delta):
+                if _says(delta, progress):
                     yield at, delta
     finally:
         for task in waiting:
             task.cancel()
 
 
-def _says(delta: Delta) -> bool:
+def _says(delta: Delta, progress: bool) -> bool:
     """Whether a client gets to see something of it: half characters, for one, are not sent."""
-    return bool(delta.text or delta.finish_reason)
+    return bool(delta.text or delta.finish_reason or (progress and delta.progress))

@@ -28,7 +28,8 @@ class Wanted:
     `said` is what the request itself says of how tokens are drawn, as SamplingParams' fields.
     `model` None or "" is the server's first one. From now on it is kept for `keep_alive` seconds
     after its last request (None: for ever; "": as before), and has room for `context` tokens.
-    `param` is the field that the prompts came in.
+    With `progress` a stream tells how far the prompt is read. `param` is the field that the
+    prompts came in.
     """
 
     prompts: Sequence[Prompt]
@@ -39,6 +40,7 @@ class Wanted:
     param: str = "messages"
     keep_alive: float | Literal[""] | None = ""
     context: int | None = None
+    progress: bool = False
 
     @property
     def answers(self) -> int:

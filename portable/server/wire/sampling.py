@@ -72,6 +72,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
+    return_progress: bool | None = None
     keep_alive: float | str | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
     num_ctx: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
