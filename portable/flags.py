@@ -84,6 +84,9 @@ class Running:
             autocompletion=complete_model,
         ),
     ] = None
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same answer in any crowd; slower.")
+    ] = _ENGINE["deterministic"]
     mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
         "mmap"
     ]

@@ -157,6 +157,7 @@ def engine(found: Model, source: Source, running: Running, *, slots: int) -> Eng
         flash_attention=running.flash_attention,
         kv_type=running.kv_type,
         speculate=running.speculate,
+        deterministic=running.deterministic,
         pooling=running.pooling,
         draft=obtained(draft).path if draft else None,
         mmap=running.mmap,

@@ -12,6 +12,8 @@ GpuLayers = int | Literal["auto", "all"]
 FlashAttention = Literal["auto", "on", "off"]
 KvType = Literal["f16", "q8_0", "q4_0"]
 Pooling = Literal["auto", "mean", "cls", "last", "none"]
+# Tokens: a deterministic prompt is read in these, counted from its beginning.
+CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class EngineConfig:
     so that a long prompt does not stall running streams. `threads` 0 is one per physical
     performance core, fewer while other programs are busy. `eco` spares a battery.
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention.
+    `deterministic`: an answer is computed in the same steps, bit for bit, whoever else asks and
+    whatever was asked before; each slot has a context of its own, and no two share a decode.
     `speculate` guesses repetitions ahead, and a `draft` model, which is another GGUF file with the
     same vocabulary, whatever comes: sooner the same text, as far as rounding allows.
     An `adapter` is a LoRA as a GGUF file, for every request.
@@ -48,6 +52,7 @@ class EngineConfig:
     flash_attention: FlashAttention = "auto"
     kv_type: KvType = "f16"
     prefix_cache: bool = True
+    deterministic: bool = False
     speculate: bool = False
     pooling: Pooling = "auto"
     draft: Path | None = None
@@ -71,10 +76,30 @@ class EngineConfig:
                 f"a KV cache of {self.kv_type} needs flash attention",
                 hint="leave --flash-attention out",
             )
+        if self.deterministic:
+            self._check_deterministic()
         if isinstance(self.gpu_layers, int):
             _within("gpu layers", self.gpu_layers, 0, 1024)
         elif self.gpu_layers not in ("auto", "all"):
             raise UsageError(f"gpu layers is {self.gpu_layers!r}", hint="auto, all or a number")
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether prefixes go to disk; those were read in steps that nobody knows any more."""
+        return bool(self.prompt_cache) and self.prefix_cache and not self.deterministic
+
+    def _check_deterministic(self) -> None:
+        if self.flash_attention == "on" or self.kv_type != "f16":
+            raise UsageError(
+                "--deterministic needs flash attention off, and a KV cache of f16",
+                hint="leave --flash-attention and --kv-type out",
+            )
+        if self.speculate or self.draft:
+            raise UsageError(
+                "--deterministic decodes token by token: it cannot guess ahead",
+                hint="leave --speculate and --draft out",
+            )
+        _within("step tokens", self.step_tokens, CHUNK, 8192)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -56,12 +56,15 @@ class Llama(Weights):
                 f"{config.model.name} is an encoder: it makes embeddings, not text",
                 hint="choose a model that generates text",
             )
-        self.cells = self.context = lib.llama_n_ctx(self._context)
+        self.cells = lib.llama_n_ctx(self._context)
+        self.context = lib.llama_n_ctx_seq(self._context)
+        self._apart = config.deterministic
         self.slots = config.slots
         # A recurrent state knows its last token only.
         window = lib.llama_model_n_swa(self._model) if self.can_keep_part else 1
         self.window = window or self.cells
-        self.mark_bytes = available_memory() // _SHARE_FOR_MARKS if window else 0
+        marked = window and not config.deterministic
+        self.mark_bytes = available_memory() // _SHARE_FOR_MARKS if marked else 0
         self._batch = Batch(lib.llama_n_batch(self._context))
         self.native_seconds = 0.0  # inside llama.cpp, for steps with logits
         self._viewed = 0, 0
@@ -71,6 +74,12 @@ class Llama(Weights):
     # --- decoding ---
 
     def decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
+        if self._apart and len(slices) > 1:
+            # How a row is rounded depends on the rows beside it.
+            return np.concatenate([self._decode([part]).copy() for part in slices])
+        return self._decode(slices)
+
+    def _decode(self, slices: list[Slice]) -> npt.NDArray[np.float32]:
         rows = self._batch.fill(slices)
         started = time.perf_counter()
         code = lib.llama_decode(self._context, self._batch.struct)
@@ -108,7 +117,17 @@ class Llama(Weights):
     def copy(self, source: int, slot: int, count: int) -> None:
         self._check_slot(source)
         self._check_slot(slot)
-        lib.llama_memory_seq_cp(self._memory, source, slot, 0, count)
+        if self._apart:  # cells of their own, which llama.cpp does not share in part
+            self._copy_state(source, slot)
+            self.keep(slot, count)
+        else:
+            lib.llama_memory_seq_cp(self._memory, source, slot, 0, count)
+
+    def _copy_state(self, source: int, slot: int) -> None:
+        held = lib.llama_memory_seq_pos_max(self._memory, source) + 1
+        state = states.save(self._context, source, available_memory() // 2)
+        if state is None or not states.load(self._context, slot, state, held):
+            raise EngineError("llama.cpp could not copy a part of its cache")
 
     def is_intact(self, slot: int, count: int) -> bool:
         # A sliding window gives away cells that the sequence itself no longer looks at.
@@ -157,11 +176,14 @@ class Llama(Weights):
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
         context = config.context or min(self.trained_context, config.default_context)
         kind, bits = _KV_TYPES[config.kv_type]
-        self.claim(self.cache_bytes(context, bits))
+        # In cells of its own a sequence lies as if it were alone, and sums add up in one order.
+        cells = context * config.slots if config.deterministic else context
+        self.claim(self.cache_bytes(cells, bits))
         params = self.context_params()
-        params.n_ctx = context
+        params.kv_unified = not config.deterministic
+        params.n_ctx = cells
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
-        params.n_seq_max = config.slots + bool(config.prompt_cache)  # one for `save_state`
+        params.n_seq_max = config.slots + config.keeps_prompts  # one for `save_state`
         params.flash_attn_type = self._flash_attention(config)
         params.cb_eval = self._watch
         params.type_k = params.type_v = kind
@@ -173,7 +195,7 @@ class Llama(Weights):
         if config.kv_type != "f16":
             return 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED: without it the values stay f16
         wanted = config.flash_attention
-        if wanted == "auto":
+        if wanted == "auto" and not config.deterministic:
             return -1 if self.offload.layers else 0  # LLAMA_FLASH_ATTN_TYPE_AUTO
         return int(wanted == "on")
 

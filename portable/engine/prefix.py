@@ -43,7 +43,10 @@ Intact = Callable[[int, int], bool]
 
 @dataclass(slots=True)
 class Slot:
-    """One sequence id of llama.cpp's memory: the tokens that it holds, and in which cells."""
+    """One sequence id of llama.cpp's memory: the tokens that it holds, and in which cells.
+
+    The first `chunked` tokens were read in whole chunks.
+    """
 
     id: int
     tokens: list[int] = field(default_factory=list)
@@ -51,6 +54,7 @@ class Slot:
     busy: bool = False
     used_at: int = 0
     marks: list[Mark] = field(default_factory=list)
+    chunked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class PrefixCache:
     """Slots, what they hold and who uses them; the engine carries out the moves.
 
     `intact(slot, count)` says whether the first tokens of a slot can still be continued. Where not,
-    marks help, which take `mark_bytes` at most.
+    marks help, which take `mark_bytes` at most. With a `chunk` only tokens that were read in whole
+    chunks of that size are shared.
     `cells` is the size of the cache in tokens. A cell that several slots share by `Copy` counts
     once, as in llama.cpp, and is free when the last of them lets it go.
     """
@@ -84,11 +89,13 @@ class PrefixCache:
         reuse: bool = True,
         intact: Intact = lambda *_: True,
         mark_bytes: int = 0,
+        chunk: int = 0,
     ) -> None:
         self.slots = [Slot(i) for i in range(slots)]
         self.cells = cells
         self.reuse = reuse
         self.mark_bytes = mark_bytes
+        self.chunk = chunk
         self._intact = intact
         self._clock = 0
         self._next_cell = 0
@@ -111,7 +118,10 @@ class PrefixCache:
             # Among equals an idle slot is better: it is used in place, without a second copy.
             if reusable(shared, len(tokens)) < count or not shared:
                 continue
-            length, found = resume(slot, min(shared, len(tokens) - 2), self._intact)
+            most = min(shared, len(tokens) - 2)
+            if self.chunk:
+                most = min(most, slot.chunked) // self.chunk * self.chunk
+            length, found = resume(slot, most, self._intact)
             if length > count or (length == count and length and not slot.busy):
                 best, count, mark = slot, length, found
         idle = best is not None and not best.busy
@@ -138,6 +148,8 @@ class PrefixCache:
     def extend(self, slot: int, tokens: list[int]) -> None:
         """These tokens were decoded into the slot."""
         held, first = self.slots[slot], self._next_cell
+        if held.chunked == len(held.tokens) and len(tokens) == self.chunk:
+            held.chunked += self.chunk
         self._next_cell += len(tokens)
         held.tokens += tokens
         held.cells += range(first, self._next_cell)
@@ -204,6 +216,7 @@ class PrefixCache:
     def _share(self, source: Slot, target: Slot, count: int) -> Move:
         target.tokens, target.cells = source.tokens[:count], source.cells[:count]
         target.marks = [mark for mark in source.marks if mark.count <= count]
+        target.chunked = min(source.chunked, count)
         for cell in target.cells:
             self._holders[cell] += 1
         return Copy(source.id, target.id, count)
@@ -215,6 +228,7 @@ class PrefixCache:
                 del self._holders[cell]
         slot.tokens, slot.cells = slot.tokens[:count], slot.cells[:count]
         slot.marks = [mark for mark in slot.marks if mark.count <= count]
+        slot.chunked = min(slot.chunked, count)
         return [Keep(slot.id, count)]
 
     def _go_back(self, slot: Slot, count: int, mark: Mark | None) -> list[Move]:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portable.engine.config import EngineConfig
+from portable.engine.config import CHUNK, EngineConfig
 from portable.engine.marks import GROUP, LEAST
 from portable.engine.prefix import Intact, Move, PrefixCache, common_prefix, in_order
 from portable.engine.sequence import Sequence, Slice
@@ -62,7 +62,12 @@ class Scheduler:
         mark_bytes: int = 0,
     ) -> None:
         self.prefix = PrefixCache(
-            config.slots, cells, reuse=config.prefix_cache, intact=intact, mark_bytes=mark_bytes
+            config.slots,
+            cells,
+            reuse=config.prefix_cache,
+            intact=intact,
+            mark_bytes=mark_bytes,
+            chunk=CHUNK * config.deterministic,
         )
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -217,6 +222,8 @@ class Scheduler:
         reading = [s for s in self.running if s.pending > 1]
         if not reading:
             return []
+        if self.prefix.chunk:
+            return self._whole_chunks(reading, budget)
         taken = sum(part.size for part in answering)
         budget = min(budget, sum(s.readable for s in reading))
         self._make_room(taken + budget)
@@ -233,6 +240,20 @@ class Scheduler:
             whole = counts
         chunks = [Slice(s, s.cached, count) for s, count in whole.items() if count > 0]
         return sorted(chunks, key=lambda part: part.count % GROUP > 0)
+
+    def _whole_chunks(self, reading: list[Sequence], budget: int) -> list[Slice]:
+        """One chunk of each prompt, the oldest whatever the budget; an answer token by token again.
+
+        Cut where a prompt would be cut if it were alone.
+        """
+        slices: list[Slice] = []
+        for s in reading:
+            end = min(s.n_prompt, (s.cached // self.prefix.chunk + 1) * self.prefix.chunk)
+            size = max(1, end - s.cached)
+            if not slices or size <= budget:
+                slices.append(Slice(s, s.cached, size))
+            budget -= size
+        return slices
 
     def _make_room(self, need: int) -> bool:
         """Evict idle prefixes until `need` cells are free; False when that is not enough."""

@@ -69,7 +69,7 @@ class Service:
 
     def _prompts(self, config: EngineConfig) -> PromptCache | None:
         """Prefixes on disk, if they are wanted."""
-        if not (config.prompt_cache and config.prefix_cache):
+        if not (config.prompt_cache and config.keeps_prompts):
             return None
         try:
             identity = self._llama.identity(config)
