@@ -117,6 +117,7 @@ def test_only_pages_that_may_ask_are_answered(
         assert answer.headers.get("access-control-allow-origin") == seen
         assert "access-control-allow-credentials" not in answer.headers
         assert "Origin" in answer.headers["vary"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
         if not allowed:
             assert answer.code == "origin_not_allowed"
 

@@ -54,7 +54,7 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
             await fleet.stop()
 
     app = Starlette(
-        routes=_routes(),
+        routes=routes(),
         middleware=[
             Middleware(Observer, metrics=state.metrics),
             Middleware(Guard, config=config),
@@ -70,7 +70,8 @@ def make_app(models: Sequence[ModelConfig], config: ServerConfig, started: Start
     return app
 
 
-def _routes() -> list[Route]:
+def routes() -> list[Route]:
+    """Every path that is answered, and by whom."""
     return [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),

@@ -124,12 +124,13 @@ def _host(headers: Headers) -> str:
 
 
 def _readable(send: Send, headers: Headers, allowed: bool) -> Send:
-    """Tell the browser whether its page may read the response."""
+    """Tell the browser whether its page may read the response, and to take it as what it is."""
     page = origin.headers_for(headers["origin"]) if allowed and "origin" in headers else {}
 
     async def readable(message: Message) -> None:
         if message["type"] == "http.response.start":
             out = MutableHeaders(scope=message)
+            out["x-content-type-options"] = "nosniff"
             out.update(page)
             out.add_vary_header("Origin")
         await send(message)

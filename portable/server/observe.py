@@ -9,6 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -116,7 +117,8 @@ class Observer:
         self._metrics.answered(route, record.status, record.model, record.seconds)
         # Whoever asks every second how the server is need not fill the log.
         matters = record.model or (record.status >= 400 and scope["path"] not in PUBLIC)
-        path = scope["path"] if route != "none" else scope["path"][:200]
+        # As it came: what it says may be a line of log, or a command for a terminal.
+        path = quote(scope["path"])[:200]
         log.log(
             logging.INFO if matters else logging.DEBUG,
             "%s %s %s",
