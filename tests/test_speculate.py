@@ -89,7 +89,7 @@ def replay(prompt: list[int], answer: list[int], table: dict[int, float]) -> flo
     spent = 0.0
     while left := len(prompt) + len(answer) - len(sequence.tokens):
         sequence.cached = len(sequence.tokens) - 1
-        speculator.propose([sequence], 512, lambda _, left=left: left - 1)  # type: ignore[misc]
+        speculator.propose([sequence], 512, len(prompt) + len(answer))
         part = Slice(sequence, sequence.cached, 1, sequence.draft)
         spent += costs.seconds(part.size)
         for at in range(part.rows):

@@ -20,37 +20,22 @@ from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Keep, Move
 from portable.engine.prompts.cache import PromptCache
 from portable.engine.prompts.recall import Recall
+from portable.engine.request import Request, text_of
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import (
     Delta,
     FinishReason,
-    Progress,
     SamplingParams,
     Sequence,
     Slice,
-    Usage,
 )
 from portable.engine.speculation.drafter import Drafter
 from portable.engine.speculation.draftmodel import DraftModel
 from portable.engine.speculation.lookup import Lookup
 from portable.engine.speculation.speculator import Speculator
-from portable.engine.text import TextStream
 from portable.engine.threads import Threads
 from portable.errors import EngineError, PortableError
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One sequence with what turns its tokens into text, and when things happened to it."""
-
-    sequence: Sequence
-    sampler: Sampler
-    text: TextStream
-    logprobs: Logprobs | None
-    queued_at: float
-    started_at: float = 0.0
-    first_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -83,7 +68,8 @@ class Engine:
             self.config, backend.cells, intact=backend.is_intact, mark_bytes=backend.mark_bytes
         )
         self.pace = Pace(self.config.step_seconds, self.config.step_tokens)
-        self._guess_with(draft)
+        self.speculator = Speculator(self._drafters(draft), self.costs)
+        self._calibrations = self._steps_to_time(draft)
         if prompts:
             self._recall = Recall(self.backend, self.scheduler, prompts, self._carry_out)
 
@@ -110,7 +96,7 @@ class Engine:
         self._requests[id] = Request(
             sequence,
             Sampler(params, tokens, constraint),
-            _text_of(params),
+            text_of(params),
             self._logprobs(params),
             self.clock(),
         )
@@ -123,7 +109,9 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
-        self._propose_drafts()
+        # Beside a prompt that is to be read there is enough to do.
+        most = 0 if self.scheduler.waiting else self.config.step_tokens
+        self.speculator.propose(self.scheduler.running, most, self.backend.context)
         if self._recall:
             self._recall.restore()
         plan = self.scheduler.schedule(self.pace.budget)
@@ -142,7 +130,7 @@ class Engine:
                 deltas.append(self._verify(part, logits[at : at + rows]))
                 at += rows
             else:
-                deltas.append(self._progress(part.sequence))
+                deltas.append(self._requests[part.sequence.id].progress(self.clock()))
         self.speculator.settle(plan.slices)
         return deltas
 
@@ -229,29 +217,17 @@ class Engine:
         if not plan.reading:
             self.costs.learn(plan.size, seconds)
 
-    def _guess_with(self, draft: DraftModel | None) -> None:
-        """Make the speculator, and have the steps timed that it decides by."""
-        drafters: list[Drafter] = [Lookup()] if self.config.speculate else []
-        drafters += [draft] if draft else []
-        # Wrong guesses have to be taken out of the cache again.
-        self.speculator = Speculator(drafters if self.backend.can_keep_part else (), self.costs)
-        if self.speculator.is_on:
-            timed = [(self.backend, self.costs)]
-            timed += [(draft.backend, draft.costs)] if draft else []
-            bound = self.config.step_seconds
-            self._calibrations = [Calibration(*pair, self.clock, bound) for pair in timed]
+    def _drafters(self, draft: DraftModel | None) -> list[Drafter]:
+        if not self.backend.can_keep_part:  # wrong guesses could not be taken out of the cache
+            return []
+        return [*([Lookup()] if self.config.speculate else []), *([draft] if draft else [])]
 
-    def _propose_drafts(self) -> None:
-        # A step that reads a prompt has enough to do.
-        rows = 0 if self.scheduler.waiting else self.config.step_tokens
-        self.speculator.propose(self.scheduler.running, rows, self._room)
-
-    def _room(self, sequence: Sequence) -> int:
-        """Tokens that may still follow the next one."""
-        left = self.backend.context - len(sequence.tokens)
-        if sequence.params.max_tokens is not None:
-            left = min(left, sequence.params.max_tokens - sequence.n_output)
-        return max(0, left - 1)
+    def _steps_to_time(self, draft: DraftModel | None) -> list[Calibration]:
+        """What guessing is weighed by."""
+        if not self.speculator.is_on:
+            return []
+        timed = [(self.backend, self.costs), *([(draft.backend, draft.costs)] if draft else [])]
+        return [Calibration(*pair, self.clock, self.config.step_seconds) for pair in timed]
 
     def _logprobs(self, params: SamplingParams) -> Logprobs | None:
         if params.logprobs is None:
@@ -274,14 +250,14 @@ class Engine:
             delta = self._sample(sequence, row)
             texts.append(delta.text)
             if delta.finish_reason:
-                return _told(request, replace(delta, text="".join(texts)))
+                return request.told(replace(delta, text="".join(texts)))
             if not self.speculator.confirms(part, at, sequence.tokens[-1]):
                 break
             sequence.cached += 1
             sequence.accepted += 1
         if part.draft:
             self.scheduler.trim(sequence)
-        return _told(request, Delta(sequence.id, "".join(texts)))
+        return request.told(Delta(sequence.id, "".join(texts)))
 
     def _sample(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> Delta:
         """The next token of one sequence, and the text that it brings."""
@@ -327,37 +303,4 @@ class Engine:
         del self._requests[sequence.id]
         told = (error.code or "error", str(error)) if error else None
         text += request.text.flush(cut=reason in ("length", "cancelled"))
-        return Delta(sequence.id, text, reason, self._usage(request), told)
-
-    def _progress(self, sequence: Sequence) -> Delta:
-        """How far the prompt is read; one that had to step back is read anew."""
-        request, read = self._requests[sequence.id], min(sequence.cached, sequence.n_prompt)
-        seconds = self.clock() - request.started_at
-        progress = Progress(sequence.n_prompt, sequence.reused, read, seconds)
-        return Delta(sequence.id, "", progress=progress)
-
-    def _usage(self, request: Request) -> Usage:
-        now, sequence = self.clock(), request.sequence
-        started, first = request.started_at or now, request.first_at or now
-        return Usage(
-            prompt_tokens=sequence.n_prompt,
-            cached_tokens=sequence.reused,
-            completion_tokens=sequence.n_output,
-            drafted_tokens=sequence.drafted,
-            accepted_tokens=sequence.accepted,
-            queue_seconds=started - request.queued_at,
-            prompt_seconds=first - started,
-            decode_seconds=now - first,
-        )
-
-
-def _text_of(params: SamplingParams) -> TextStream:
-    thinking = params.thinking
-    return TextStream(params.stop, thinking.open if thinking and thinking.opened else "")
-
-
-def _told(request: Request, delta: Delta) -> Delta:
-    """With the probabilities of the tokens whose text it shows, if they are wanted."""
-    if request.logprobs is None or not delta.text:
-        return delta
-    return replace(delta, logprobs=request.logprobs.take(delta.text))
+        return Delta(sequence.id, text, reason, request.usage(self.clock()), told)

@@ -121,6 +121,13 @@ class Sequence:
     def n_output(self) -> int:
         return len(self.tokens) - self.n_prompt
 
+    def room(self, context: int) -> int:
+        """Tokens that may still follow the next one, in a context of so many."""
+        left = context - len(self.tokens)
+        if self.params.max_tokens is not None:
+            left = min(left, self.params.max_tokens - self.n_output)
+        return max(0, left - 1)
+
     @property
     def is_running(self) -> bool:
         return self.slot >= 0

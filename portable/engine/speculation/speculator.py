@@ -7,7 +7,7 @@ changes the speed of an answer and never its text.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from portable.engine.costs import StepCosts
 from portable.engine.sequence import Sequence, Slice
@@ -18,6 +18,8 @@ log = logging.getLogger("portable")
 _MAX_DRAFT = 15
 # Guesses must promise so many times the tokens a second: their costs are estimates.
 _GAIN = 1.1
+# Whoever is that sure of its first token keeps the others from guessing.
+_GOOD = 0.6
 # A step without guesses now and then tells what one costs: else their gain rests on old figures.
 _PLAIN_EVERY = 64
 
@@ -39,28 +41,30 @@ class Speculator:
     def is_on(self) -> bool:
         return bool(self._drafters)
 
-    def propose(
-        self, running: list[Sequence], most_rows: int, room: Callable[[Sequence], int]
-    ) -> None:
+    def propose(self, running: list[Sequence], most_rows: int, context: int) -> None:
         """Give drafts to those who answer, where that promises more tokens a second.
 
-        A step takes `most_rows` rows, an answer `room` tokens behind its next one. There are none
-        beside a prompt that is being read.
+        A step takes `most_rows` rows, a sequence `context` tokens. There are no drafts beside a
+        prompt that is being read.
         """
+        if not (self._drafters or self._guesses):
+            return
         self._guesses = {}
         for sequence in running:
             sequence.draft = ()
         self._gained = dict.fromkeys(running, 0)
         if most_rows <= len(running) or any(s.pending > 1 for s in running):
             return
+        if self._since_plain >= _PLAIN_EVERY:
+            return
         terms = self._terms(len(running))
         if not terms.plain:  # nothing is known yet
             return
+        rooms = {s: room for s in running if (room := min(_MAX_DRAFT, s.room(context)))}
         for drafter in list(self._drafters):
-            asked = {s: min(_MAX_DRAFT, room(s)) for s in running if s not in self._guesses}
-            self._ask(drafter, running, {s: n for s, n in asked.items() if n > 0}, terms)
-        if self._since_plain < _PLAIN_EVERY:
-            self._share_out(terms, most_rows - len(running))
+            asked = {s: room for s, room in rooms.items() if self._has_no_good_guess(s)}
+            self._ask(drafter, running, asked, terms)
+        self._share_out(terms, most_rows - len(running))
 
     def confirms(self, part: Slice, at: int, token: int) -> bool:
         """Whether the draft's token number `at` is the one that was drawn; learns from it."""
@@ -77,15 +81,20 @@ class Speculator:
         """The step is done: what its guesses gained or lost."""
         rows = sum(len(part.draft) for part in slices)
         self._since_plain = self._since_plain + 1 if rows else 0
-        answering = len(slices)
         if not rows:
             return
+        answering = len(slices)
         plain = self._costs.seconds(answering)
         row = (self._costs.seconds(answering + rows) / plain - 1) / rows
         for part in slices:
             if part.draft:
                 gain = self._gained[part.sequence] / answering - len(part.draft) * row
                 self._guesses[part.sequence].record.add(gain)
+
+    def _has_no_good_guess(self, sequence: Sequence) -> bool:
+        """Or one that the next drafter may have a better one for."""
+        guess = self._guesses.get(sequence)
+        return guess is None or not guess.record.may_guess or guess.survival[0] < _GOOD
 
     def _terms(self, answering: int) -> Terms:
         plain = self._costs.seconds(answering)
