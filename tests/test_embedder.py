@@ -25,6 +25,7 @@ from portable.engine.embedding.worker import EmbeddingWorker, at_once
 from portable.engine.queries import Queries
 from portable.engine.sequence import SamplingParams
 from portable.engine.service import Service
+from portable.engine.threads import Threads
 from portable.engine.weights import Weights
 from portable.errors import (
     ContextLengthExceeded,
@@ -58,7 +59,11 @@ class FakeEncoder:
         self.held: dict[int, list[int]] = {}
         self.batches: list[int] = []
         self.faults: list[Exception] = []
+        self.threads: list[int] = []
         self.now = 0.0
+
+    def use_threads(self, count: int) -> None:
+        self.threads.append(count)
 
     def encode(self, parts: list[Part]) -> npt.NDArray[np.float32]:
         if self.faults:
@@ -87,7 +92,7 @@ class FakeEncoder:
 
 
 def make(encoder: FakeEncoder, seconds: float = 0.016) -> Embedder:
-    return Embedder(encoder, seconds, encoder.clock)
+    return Embedder(encoder, seconds, clock=encoder.clock)
 
 
 def run(embedder: Embedder, most: int = 10_000) -> dict[str, Any]:
@@ -214,6 +219,14 @@ def test_vectors_are_cut_and_have_length_one() -> None:
     given = np.array([[3, 4, 12], [0, 0, 5]], np.float32)
     assert np.allclose(normalised(given), [[3 / 13, 4 / 13, 12 / 13], [0, 0, 1]])
     assert np.allclose(normalised(given, 2), [[0.6, 0.8], [0, 0]])
+
+
+def test_threads_make_room_for_other_programs() -> None:
+    encoder = FakeEncoder()
+    embedder = Embedder(encoder, 0.016, Threads(2, 2, lambda at: 1.5), encoder.clock)
+    embedder.add("a", texts(50))
+    run(embedder)
+    assert set(encoder.threads) == {1, 2} and len(encoder.threads) == len(encoder.batches)
 
 
 # --- the thread ---

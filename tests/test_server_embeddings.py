@@ -157,10 +157,14 @@ def test_that_can_be_refused() -> None:
 
 
 def test_the_command_line_serves_an_encoder(files: Path) -> None:
-    with cli(str(files / "minilm.gguf"), "--port", "0", "--threads", "1", "--parallel", "2") as it:
+    second = ("--model", str(files / "xlm_roberta_classifier.gguf"))
+    told = ("--port", "0", "--threads", "1", "--parallel", "2", "--kv-type", "q8_0")
+    with cli(str(files / "minilm.gguf"), *second, *told) as it:
         until(it.is_ready, 60)
-        assert it.meta()["n_ctx"] == 512
+        assert it.meta()["n_ctx"] == 512 and it.meta()["task"] == "embed"
         assert len(vectors(it, input=["a"] * 20)) == 20
+        asked = {"model": "xlm_roberta_classifier", "query": QUERY, "documents": DOCUMENTS}
+        assert len(it.post("/v1/rerank", asked).json()["results"]) == 4
 
 
 def test_a_client_that_leaves_takes_its_texts_along(encoder: Server) -> None:

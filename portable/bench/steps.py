@@ -20,7 +20,6 @@ from portable.engine.config import EngineConfig
 from portable.engine.engine import Engine
 from portable.engine.llama import Llama
 from portable.engine.sequence import SamplingParams
-from portable.engine.service import threads_for
 from portable.errors import EngineError, UsageError
 
 
@@ -127,7 +126,7 @@ class _Bench:
 
     def __init__(self, llama: Llama, config: EngineConfig, shape: Shape) -> None:
         self._llama, self._shape = llama, shape
-        self._engine = Engine(llama, config, threads=threads_for(llama, config))
+        self._engine = Engine(llama, config, threads=llama.spare_threads(config))
         self._random = random.Random(0)
 
     def warm_up(self) -> None:

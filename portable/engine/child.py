@@ -117,12 +117,13 @@ class Child:
             self._send(self._sign_of_life())
 
     def _sign_of_life(self) -> protocol.Beat:
-        service, steps, unfinished = self._service, self._queries.steps, self._queries.unfinished
-        if not isinstance(service, Service):
-            return protocol.Beat(steps, unfinished, 0, service.info.threads)
-        worker, threads = service.worker, service.threads
-        steps, unfinished = steps + worker.steps, unfinished + worker.unfinished
-        return protocol.Beat(steps, unfinished, worker.cells, threads.now, threads.why)
+        service, threads = self._service, self._service.threads
+        steps, unfinished, cells = self._queries.steps, self._queries.unfinished, 0
+        if isinstance(service, Service):
+            steps += service.worker.steps
+            unfinished += service.worker.unfinished
+            cells = service.worker.cells
+        return protocol.Beat(steps, unfinished, cells, threads.now, threads.why)
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)

@@ -9,7 +9,6 @@ from typing import Any
 from portable.engine import thought
 from portable.engine.backend import Loading, ModelInfo
 from portable.engine.config import EngineConfig
-from portable.engine.cores import OtherPrograms
 from portable.engine.draft import load_draft
 from portable.engine.embedding.embedder import Embedder
 from portable.engine.embedding.kind import kind_of, wrong_model
@@ -24,11 +23,14 @@ from portable.engine.protocol import Generate
 from portable.engine.sampling import Constraint
 from portable.engine.sequence import SamplingParams
 from portable.engine.template import Message
-from portable.engine.threads import Threads
 from portable.engine.worker import Deliver, Worker
 from portable.errors import PortableError, UnsupportedModel
 
 log = logging.getLogger("portable")
+
+# A batch of vectors lies between any two tokens of an answer, which a prompt's chunks do only for
+# a short while: it takes this part of their time, so that thousands of texts leave a usable stream.
+_TURN_SHARE = 4
 
 
 class Service:
@@ -50,7 +52,7 @@ class Service:
         template = template_of(self._llama)
         self.prompter = Prompter(self._llama, template)
         self._grammars = Grammars(self._llama)
-        self.threads = threads_for(self._llama, config)
+        self.threads = self._llama.spare_threads(config)
         prompts = self._prompts(config)
         self._draft = load_draft(self._llama, config, self.threads) if config.draft else None
         if config.draft:
@@ -65,7 +67,9 @@ class Service:
         """On a second context of the same weights. Raises NotEnoughMemory or WrongModel."""
         if self._config.pooling == "none":
             raise wrong_model("generate")
-        return Embedder(Pooled(self._llama, self._config), self._config.step_seconds)
+        threads = self._llama.spare_threads(self._config)
+        seconds = self._config.step_seconds / _TURN_SHARE
+        return Embedder(Pooled(self._llama, self._config), seconds, threads)
 
     def _prompts(self, config: EngineConfig) -> PromptCache | None:
         """Prefixes on disk, if they are wanted."""
@@ -119,9 +123,3 @@ class Service:
         if self._draft:
             self._draft.close()
         self._llama.close()
-
-
-def threads_for(llama: Llama, config: EngineConfig) -> Threads:
-    """Threads that make room for other programs, unless somebody named their number."""
-    cores = llama.cores.logical
-    return Threads(llama.threads, len(cores), None if config.threads else OtherPrograms(cores))

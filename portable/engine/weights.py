@@ -14,10 +14,11 @@ from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Loading, ModelInfo, Task
 from portable.engine.config import EngineConfig
-from portable.engine.cores import find_cores, settle
+from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.machine import available_memory, check_file
 from portable.engine.native import LOG, last_words, lib, list_devices, load_model, start
 from portable.engine.offload import ALL_LAYERS, check_memory, plan
+from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory
 
@@ -76,6 +77,11 @@ class Weights(Vocabulary):
 
     def close(self) -> None:
         self._stop.close()
+
+    def spare_threads(self, config: EngineConfig) -> Threads:
+        """Threads that make room for other programs, unless somebody named their number."""
+        cores = self.cores.logical
+        return Threads(self.threads, len(cores), None if config.threads else OtherPrograms(cores))
 
     # --- what it is ---
 

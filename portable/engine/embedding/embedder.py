@@ -12,6 +12,7 @@ import numpy as np
 
 from portable.engine.backend import Aborted
 from portable.engine.pace import Pace
+from portable.engine.threads import Threads
 from portable.errors import ContextLengthExceeded, InvalidRequest, NonFiniteLogits, PortableError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Encoder(Protocol):
     whole: bool
     width: int
     vocabulary: int
+
+    def use_threads(self, count: int) -> None:
+        """Compute the next batches with so many CPU threads."""
 
     def encode(self, parts: list[Part]) -> Vectors:
         """One vector for each text that ends, in order: (ends, width). Raises as `decode` does."""
@@ -80,21 +84,39 @@ class _Reading:
         return self.job.texts[self.at]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A batch of so many tokens, for the choice of threads."""
+
+    size: int
+    depth: int = 0
+
+    @property
+    def reading(self) -> int:
+        return self.size
+
+
 Outcome = tuple[str, "Vectors | PortableError"]
 
 
 class Embedder:
     """Requests for vectors on one encoder, a step at a time. Not thread-safe: one thread owns it.
 
-    A step takes about `seconds` at most, unless one text that has to be read whole takes longer.
+    A step takes about `seconds` at most, unless one text that has to be read whole takes longer;
+    without `threads` it takes those that the encoder was made with.
     Requests take turns, text by text, so that a large one does not hold up a small one.
     """
 
     def __init__(
-        self, encoder: Encoder, seconds: float, clock: Callable[[], float] = time.perf_counter
+        self,
+        encoder: Encoder,
+        seconds: float,
+        threads: Threads | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.encoder = encoder
         self.steps = 0
+        self._threads = threads
         self._clock = clock
         self._pace = Pace(seconds, encoder.batch)
         self._jobs: dict[str, _Job] = {}
@@ -137,14 +159,20 @@ class Embedder:
         plan = self._plan()
         if not plan:
             return []
+        step = _Step(sum(len(part.tokens) for _, part in plan))
         started = self._clock()
+        if self._threads:
+            self.encoder.use_threads(self._threads.choose(step, started))
         try:
             vectors = self.encoder.encode([part for _, part in plan])
         except Aborted:  # somebody interrupted a decode, and it happened to be this one
             self._begin_again()
             return []
         self.steps += 1
-        self._pace.learn(0, sum(len(part.tokens) for _, part in plan), self._clock() - started)
+        ended_at = self._clock()
+        self._pace.learn(0, step.size, ended_at - started)
+        if self._threads:
+            self._threads.learn(step, ended_at - started, ended_at)
         for reading, part in plan:
             reading.read += len(part.tokens)
         ended = [reading for reading, part in plan if part.ends]

@@ -56,6 +56,9 @@ class Pooled:
         if causal and self.pooling == "cls":
             raise UnsupportedModel("the first token of this model knows nothing of the others")
 
+    def use_threads(self, count: int) -> None:
+        lib.llama_set_n_threads(self._context, count, count)
+
     def encode(self, parts: list[Part]) -> Vectors:
         for part in parts:
             self._check_slot(part.slot)

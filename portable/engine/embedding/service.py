@@ -22,11 +22,12 @@ class EmbeddingService:
         self.weights = Weights(config, loading)
         self._pooled = Pooled(self.weights, config)
         self._seconds = config.step_seconds
+        self.threads = self.weights.spare_threads(config)
         self.info = self.weights.describe(self._pooled.context, kind_of(config).task)
         self.offload_reason = self.weights.offload.reason
 
     def embedder(self) -> Embedder:
-        return Embedder(self._pooled, self._seconds)
+        return Embedder(self._pooled, self._seconds, self.threads)
 
     def close(self) -> None:
         self.weights.close()
