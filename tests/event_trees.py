@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from portable.dialects.said import CallDelta, Said
 from portable.engine.sequence import Usage
-from portable.server.layout import Layout, Piece
+from portable.server.layout import Layout, Piece, Waiting
 
 USED = Usage(prompt_tokens=9, cached_tokens=4, completion_tokens=7)
 _TEXT = st.text('aé 😀\n"{', min_size=1, max_size=4)
@@ -39,7 +39,7 @@ def answers(draw: st.DrawFn) -> list[Said]:
 
 def streamed(layout: Layout, said: Iterable[Said], reason: str = "stop") -> list[Any]:
     """The events of an answer, each under its own type's name."""
-    parts = [*layout.begin(1, USED.prompt_tokens), *layout.silence(0)]
+    parts = [*layout.begin(1, USED.prompt_tokens), *layout.silence(0, Waiting("reading"))]
     for part in said:
         parts += layout.piece(Piece(0, part))
     parts += layout.piece(Piece(0, finish_reason=reason, usage=USED))

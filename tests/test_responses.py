@@ -79,6 +79,7 @@ def test_every_stream_is_a_well_formed_tree(said: list[Said], reason: str) -> No
         "response.created",
         *["response.in_progress"] * 2,
     ]
+    assert told[2]["portable"] == {"state": "reading"}
     assert first["response"]["output"] == [] and first["response"]["usage"] is None
     assert last["type"] == ("response.completed" if reason == "stop" else "response.incomplete")
     assert replay(told[3:-1]) == last["response"]["output"] != []

@@ -15,6 +15,7 @@ from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
 from portable.server.api.embeddings import embeddings
 from portable.server.api.loading import list_running, load_model, unload_model
+from portable.server.api.messages import create_message
 from portable.server.api.metrics import metrics
 from portable.server.api.models import health, list_models, one_model
 from portable.server.api.props import props
@@ -75,6 +76,7 @@ def routes() -> list[Route]:
     return [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/messages", create_message, methods=["POST"]),
         *(Route(path, create_response, methods=["POST"]) for path in _RESPONSES),
         *(Route(path + "/{id}", get_response, methods=["GET"]) for path in _RESPONSES),
         *(Route(path + "/{id}", delete_response, methods=["DELETE"]) for path in _RESPONSES),

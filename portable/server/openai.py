@@ -62,15 +62,7 @@ class Chunks(ABC):
             yield self._event(self.delta(piece))
 
     def silence(self, index: int, waiting: Waiting) -> Iterator[bytes]:
-        more: dict[str, Any] = {"portable": waiting.told()}
-        if read := waiting.progress:  # as llama-server tells it
-            more["prompt_progress"] = {
-                "total": read.total,
-                "cache": read.cached,
-                "processed": read.processed,
-                "time_ms": round(read.seconds * 1000),
-            }
-        yield self._event(self.delta(Piece(index)), **more)
+        yield self._event(self.delta(Piece(index)), **waited(waiting))
 
     def failure(self, code: str, message: str) -> Iterator[bytes]:
         """For both kinds of clients, OpenAI's and ms-swift's."""
@@ -88,6 +80,19 @@ class Chunks(ABC):
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.event({**self._shared, "choices": choices, **more})
+
+
+def waited(waiting: Waiting) -> dict[str, Any]:
+    """What an event tells beside its own fields while there is nothing to say."""
+    more: dict[str, Any] = {"portable": waiting.told()}
+    if read := waiting.progress:  # as llama-server tells it
+        more["prompt_progress"] = {
+            "total": read.total,
+            "cache": read.cached,
+            "processed": read.processed,
+            "time_ms": round(read.seconds * 1000),
+        }
+    return more
 
 
 def usage(*spent: Usage | None) -> dict[str, Any]:

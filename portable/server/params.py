@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,8 +30,20 @@ _COPIED = (
 _TEXTS = ("text", "input_text", "output_text", "reasoning_text")
 
 
+Names = tuple[tuple[re.Pattern[str], str], ...]
+
+
 class UnsupportedContent(InvalidRequest):
     code = "unsupported_content"
+
+
+def in_own_words(error: InvalidRequest, names: Names) -> InvalidRequest:
+    """An error about a chat's field, by the name that another API has for it."""
+    for pattern, own in names:
+        if error.param and pattern.search(error.param):
+            old, error.param = error.param, pattern.sub(own, error.param)
+            error.message = error.message.replace(old, error.param, 1)
+    return error
 
 
 def sampling(request: Sampling) -> dict[str, Any]:
@@ -113,6 +128,18 @@ def _message(message: ChatMessage, at: int) -> dict[str, Any]:
         if (value := getattr(message, name)) is not None:
             plain[name] = msgspec.to_builtins(value)
     return plain
+
+
+def with_system(text: str | None, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """A system prompt that came apart from the messages, as one with those that begin them.
+
+    Templates take one, at the beginning.
+    """
+    if not text:
+        return [*messages]
+    first = list(itertools.takewhile(lambda m: m.role in ("system", "developer"), messages))
+    texts = [text, *(plain_text(m.content or "", "messages") for m in first)]
+    return [ChatMessage("system", "\n\n".join(texts)), *messages[len(first) :]]
 
 
 def plain_text(content: str | list[Part], path: str) -> str:

@@ -17,6 +17,7 @@ from portable.engine.sequence import Usage
 from portable.server import items, sse
 from portable.server.blocks import Block, Blocks, Step
 from portable.server.layout import Answer, Piece, Waiting
+from portable.server.openai import waited
 from portable.server.wire.responses import ResponseRequest
 
 Keep = Callable[[dict[str, Any]], None]
@@ -62,7 +63,8 @@ class ResponseLayout:
 
     def silence(self, index: int, waiting: Waiting) -> Iterator[bytes]:
         # Not a comment: clients that wait for events with a limit do not count those.
-        yield self._lifecycle("in_progress", self._response("in_progress"))
+        response = self._response("in_progress")
+        yield self._event("response.in_progress", response=response, **waited(waiting))
 
     def failure(self, code: str, message: str) -> Iterator[bytes]:
         yield self._event("error", code=code, message=message, param=None)

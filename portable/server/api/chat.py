@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
 from portable.server.openai import Chunks, timings, usage
 from portable.server.wanted import Conversation, Wanted
-from portable.server.wire.chat import ChatMessage, ChatRequest
+from portable.server.wire.chat import ChatRequest
 from portable.server.wire.parse import parse
 
 
@@ -43,18 +42,6 @@ def wanted(asked: ChatRequest, param: str = "messages") -> Wanted:
         param=param,
         **params.lodging(asked),
     )
-
-
-def with_system(text: str | None, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """A system prompt that came apart from the messages, as one with those that begin them.
-
-    Templates take one, at the beginning.
-    """
-    if not text:
-        return [*messages]
-    first = list(itertools.takewhile(lambda m: m.role in ("system", "developer"), messages))
-    texts = [text, *(params.plain_text(m.content or "", "messages") for m in first)]
-    return [ChatMessage("system", "\n\n".join(texts)), *messages[len(first) :]]
 
 
 class ChatLayout(Chunks):

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.errors import InvalidRequest
-from portable.server import items
-from portable.server.api.chat import wanted, with_system
+from portable.server import items, params
+from portable.server.api.chat import wanted
 from portable.server.generate import respond
 from portable.server.kept import Kept, ResponseStore
 from portable.server.replies import JSON
@@ -54,7 +54,7 @@ async def create_response(request: Request) -> Response:
         chat = wanted(as_chat(asked, conversation), "input")
         return await respond(request, chat, lambda model: ResponseLayout(model, asked, keep))
     except InvalidRequest as error:
-        raise _in_own_words(error) from None
+        raise params.in_own_words(error, _NAMES) from None
 
 
 async def get_response(request: Request) -> Response:
@@ -115,7 +115,7 @@ def as_chat(asked: ResponseRequest, conversation: Sequence[Item]) -> ChatRequest
     shared = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
     format = _response_format(asked)
     return ChatRequest(
-        messages=with_system(asked.instructions, items.messages(conversation)),
+        messages=params.with_system(asked.instructions, items.messages(conversation)),
         max_completion_tokens=asked.max_output_tokens,
         chat_template_kwargs=_thinking(asked),
         tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
@@ -150,15 +150,6 @@ def _tool(tool: FunctionTool, at: int) -> dict[str, Any]:
         )
     function = msgspec.to_builtins(tool)
     return {"type": function.pop("type"), "function": function}
-
-
-def _in_own_words(error: InvalidRequest) -> InvalidRequest:
-    """An error about a chat's field, by the name that this API has for it."""
-    for pattern, own in _NAMES:
-        if error.param and pattern.search(error.param):
-            old, error.param = error.param, pattern.sub(own, error.param)
-            error.message = error.message.replace(old, error.param, 1)
-    return error
 
 
 def _store(request: Request) -> ResponseStore:
