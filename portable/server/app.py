@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 
+from portable.server import static
 from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
 from portable.server.api.embeddings import embeddings
@@ -94,6 +95,7 @@ def routes() -> list[Route]:
         *(Route(path, load_model, methods=["POST"]) for path in _paths("load")),
         *(Route(path, unload_model, methods=["POST"]) for path in _paths("unload")),
         *(Route(path, health, methods=["GET"]) for path in sorted(PUBLIC)),
+        *static.ROUTES,
     ]
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from portable.errors import PortableError
-from portable.server import origin
+from portable.server import origin, static
 from portable.server.config import ServerConfig
 from portable.server.replies import JSON, refuse
 
@@ -67,7 +67,7 @@ class Guard:
         return None
 
     def _keyless(self, path: str, headers: Headers) -> JSON | None:
-        if not self._keys or path in PUBLIC or self._knows(headers):
+        if not self._keys or path in PUBLIC | static.PATHS or self._knows(headers):
             return None
         return refuse(
             401,
