@@ -72,6 +72,17 @@ def test_openai_clients_get_the_same_vectors_in_both_formats(encoder: Server) ->
     assert "x-portable-warning" not in encoder.post(EMBEDDINGS, asked).headers
 
 
+def test_what_was_read_is_counted(encoder: Server) -> None:
+    def counted() -> float:
+        lines = encoder.get("/metrics").text.splitlines()
+        found = [line for line in lines if "prompt_tokens_total{" in line and "minilm" in line]
+        return float(found[0].rsplit(" ", 1)[1]) if found else 0
+
+    before = counted()
+    assert encoder.post(EMBEDDINGS, {"input": [CAT, KITTEN]}).json()["usage"]["total_tokens"] == 18
+    assert counted() == before + 18
+
+
 def test_base64_is_little_endian_float32(encoder: Server) -> None:
     body = {"input": CAT, "encoding_format": "base64"}
     text = encoder.post(EMBEDDINGS, body).json()["data"][0]["embedding"]

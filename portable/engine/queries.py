@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -41,7 +42,8 @@ class Serving(Protocol):
     def prompter(self) -> Prompter | None: ...
 
     def embedder(self) -> Embedder:
-        """Called once, in a thread of its own. Raises WrongModel for a model without vectors."""
+        """Called when vectors are first wanted, in a thread of its own. Raises WrongModel if this
+        model makes none, and what making it raises: then it is called again the next time."""
 
 
 class Queries:
@@ -50,12 +52,15 @@ class Queries:
     def __init__(self, service: Serving, send: Callable[[protocol.Event], None]) -> None:
         self._service = service
         self._weights = service.weights
-        self._pairs = Pairs(service.weights)
         self._send = send
         self._threads = ThreadPoolExecutor(2, "query")
         self._lock = threading.Lock()
         self._wanted: dict[str, Finish | None] = {}
         self._worker = EmbeddingWorker(service.embedder, service.turn, self._deliver)
+
+    @functools.cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(self._weights)  # it looks at the whole vocabulary
 
     @property
     def steps(self) -> int:

@@ -16,19 +16,19 @@ from portable.server import params
 from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
 from portable.server.openai import Chunks, usage
-from portable.server.wanted import Prompt, Wanted
+from portable.server.wanted import Wanted
 from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.parse import parse
+from portable.server.wire.texts import read_texts
 
 _MAX_PROMPTS = 16
-_MAX_ID = 1 << 31
 
 
 async def completions(request: Request) -> Response:
     """A whole answer, or with `stream` its chunks as they come."""
     asked = parse(await request.body(), CompletionRequest)
     params.refuse_unsupported(asked)
-    prompts = read_prompts(asked.prompt)
+    prompts = read_texts(asked.prompt, "prompt", _MAX_PROMPTS)
     if asked.echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise InvalidRequest("echo: only a prompt that is text can be echoed", param="echo")
     wanted = Wanted(
@@ -46,27 +46,6 @@ async def completions(request: Request) -> Response:
         wanted,
         lambda model: TextLayout(model, echoed, wanted.count, include_usage=asked.includes_usage),
     )
-
-
-def read_prompts(prompt: str | list[Any]) -> list[Prompt]:
-    """One text, texts, token ids, or lists of them. Raises InvalidRequest for anything else."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if _are_ids(prompt):
-        return [prompt]
-    if not prompt or not all(isinstance(p, str) or _are_ids(p) for p in prompt):
-        raise InvalidRequest("prompt: a text, token ids, or a list of either", param="prompt")
-    if len(prompt) > _MAX_PROMPTS:
-        raise InvalidRequest(f"prompt: at most {_MAX_PROMPTS} prompts", param="prompt")
-    return prompt
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_id, value))
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MAX_ID
 
 
 class TextLayout(Chunks):
