@@ -285,6 +285,16 @@ def test_the_client_gets_whole_messages_and_streams_of_the_same(
     assert used.input_tokens + (used.cache_read_input_tokens or 0) == total > 0
 
 
+def test_the_stop_sequence_that_ended_it_is_told(client: anthropic.Anthropic) -> None:
+    turns: Any = [{"role": "user", "content": "Say hi."}]
+    stops = ["never", " here"]
+    whole = client.messages.create(messages=turns, stop_sequences=stops, **SMALL)
+    assert (whole.stop_reason, whole.stop_sequence) == ("stop_sequence", " here")
+    with client.messages.stream(messages=turns, stop_sequences=stops, **SMALL) as stream:
+        last = stream.get_final_message()
+    assert (last.stop_reason, last.stop_sequence) == ("stop_sequence", " here")
+
+
 def test_a_schema_shapes_the_message(client: anthropic.Anthropic) -> None:
     schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     schema["additionalProperties"] = False

@@ -70,7 +70,7 @@ def test_what_cannot_begin_a_stop_string_is_not_held_back() -> None:
 def test_nothing_comes_after_a_stop_string() -> None:
     out = TextStream(("end",))
     assert out.push(b"the end of it") == "the "
-    assert out.stopped
+    assert out.stopped and out.stop == "end"
     assert out.push(b"more") == "" == out.flush()
 
 

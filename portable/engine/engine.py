@@ -303,4 +303,5 @@ class Engine:
         del self._requests[sequence.id]
         told = (error.code or "error", str(error)) if error else None
         text += request.text.flush(cut=reason in ("length", "cancelled"))
-        return Delta(sequence.id, text, reason, request.usage(self.clock()), told)
+        used, stop = request.usage(self.clock()), request.text.stop
+        return Delta(sequence.id, text, reason, used, told, stop=stop)

@@ -198,7 +198,8 @@ class Progress:
 class Delta:
     """New text of one request; the last one carries `finish_reason` and `usage`.
 
-    While the prompt is read there is no text, but `progress`.
+    While the prompt is read there is no text, but `progress`. `stop` is the stop string that ended
+    the answer.
     """
 
     id: str
@@ -208,6 +209,7 @@ class Delta:
     error: tuple[str, str] | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     progress: Progress | None = None
+    stop: str = ""
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -10,7 +10,8 @@ class TextStream:
 
     A character is shown when its last byte has come; bytes that never become one are U+FFFD. Text
     that could be the beginning of a stop string is held back until it is known not to be; the stop
-    string itself is never shown. `begun` is how the text begins, before any token.
+    string itself is never shown, `stop` says which it was. `begun` is how the text begins, before
+    any token.
     """
 
     def __init__(self, stop: tuple[str, ...] = (), begun: str = "") -> None:
@@ -18,7 +19,11 @@ class TextStream:
         self._stop = stop
         self._begun = begun
         self._held = ""
-        self.stopped = False
+        self.stop = ""
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.stop)
 
     def push(self, piece: bytes) -> str:
         """Add one token's bytes. After a stop string `stopped` is true and nothing more comes."""
@@ -40,10 +45,11 @@ class TextStream:
         if not self._stop:
             return text
         text = self._held + text
-        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            at, self.stop = min(found)
+            self._held = ""
+            return text[:at]
         keep = max(overlap(text, s) for s in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

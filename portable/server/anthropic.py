@@ -24,6 +24,9 @@ _DELTAS = {
 }
 
 
+_NO_END = {"stop_reason": None, "stop_sequence": None}
+
+
 class MessageLayout:
     """`max_tokens` is what the request allows: an answer cut short of it has filled the context."""
 
@@ -34,7 +37,7 @@ class MessageLayout:
 
     def begin(self, count: int, prompt_tokens: int | None) -> Iterator[bytes]:
         used = Usage(prompt_tokens or 0, 0, 0)
-        yield _event("message_start", message=self._message([], None, used))
+        yield _event("message_start", message=self._message([], _NO_END, used))
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         for step in self._blocks.push(piece.said):
@@ -42,9 +45,8 @@ class MessageLayout:
         if piece.finish_reason:
             for step in self._blocks.finish():
                 yield from _events(step)
-            reason = self._reason(piece.finish_reason, piece.usage)
-            delta = {"stop_reason": reason, "stop_sequence": None}
-            yield _event("message_delta", delta=delta, usage=usage(piece.usage))
+            end = self._end(piece)
+            yield _event("message_delta", delta=end, usage=usage(piece.usage))
             yield _event("message_stop")
 
     def silence(self, index: int, waiting: Waiting) -> Iterator[bytes]:
@@ -61,11 +63,10 @@ class MessageLayout:
         for _ in itertools.chain(self._blocks.push(answer.said), self._blocks.finish()):
             pass
         content = [_whole(block) for block in self._blocks.all]
-        reason = self._reason(answer.finish_reason, answer.usage)
-        return self._message(content, reason, answer.usage)
+        return self._message(content, self._end(answer), answer.usage)
 
     def _message(
-        self, content: list[dict[str, Any]], reason: str | None, used: Usage
+        self, content: list[dict[str, Any]], end: dict[str, Any], used: Usage
     ) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -73,16 +74,19 @@ class MessageLayout:
             "role": "assistant",
             "model": self._model,
             "content": content,
-            "stop_reason": reason,
-            "stop_sequence": None,
+            **end,
             "usage": usage(used),
         }
 
-    def _reason(self, reason: str, used: Usage) -> str:
-        if reason == "length":
-            is_full = used.completion_tokens < self._max_tokens
-            return "model_context_window_exceeded" if is_full else "max_tokens"
-        return "tool_use" if self._blocks.has_calls else "end_turn"
+    def _end(self, last: Piece | Answer) -> dict[str, Any]:
+        """Why it ended."""
+        reason = "tool_use" if self._blocks.has_calls else "end_turn"
+        if last.finish_reason == "length":
+            is_full = last.usage.completion_tokens < self._max_tokens
+            reason = "model_context_window_exceeded" if is_full else "max_tokens"
+        elif last.stop:
+            reason = "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": last.stop or None}
 
 
 def usage(used: Usage) -> dict[str, Any]:

@@ -142,7 +142,8 @@ class Exchange:
                 parts.append(piece.said)
                 logprobs += piece.logprobs
                 if piece.finish_reason:
-                    return Answer(joined(parts), piece.finish_reason, piece.usage, logprobs)
+                    said, reason = joined(parts), piece.finish_reason
+                    return Answer(said, reason, piece.usage, logprobs, piece.stop)
         raise EngineError("the answer ended without a reason")
 
     async def _events(self, streams: list[Stream]) -> AsyncIterator[bytes]:
@@ -193,7 +194,7 @@ class Exchange:
                 yield Piece(index, said)
             used = delta.usage or Usage(0, 0, 0)
             self._record.finish(used)
-            yield Piece(index, finish_reason=delta.finish_reason, usage=used)
+            yield Piece(index, finish_reason=delta.finish_reason, usage=used, stop=delta.stop)
 
     def _headers(self) -> dict[str, str]:
         return self._served.clamped(self._wanted.said, self._prompt_tokens)

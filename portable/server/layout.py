@@ -15,23 +15,28 @@ NO_USAGE = Usage(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one step brought for the answer of that index; the last one has a reason."""
+    """What one step brought for the answer of that index; the last one has a reason.
+
+    `stop` is the stop string that ended it.
+    """
 
     index: int
     said: Said = NOTHING
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str = ""
 
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, and the stop string that ended it."""
 
     said: Said
     finish_reason: str
     usage: Usage
     logprobs: list[TokenLogprob]
+    stop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
