@@ -16,15 +16,16 @@ from fakes import END, FakeBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portable.dialects.choose import BY_NAME, choose
+from portable.dialects.choose import BY_NAME, choose, dialect_named
 from portable.dialects.dialect import Dialect
 from portable.dialects.grammar import grammar
 from portable.dialects.hermes import Hermes
 from portable.dialects.said import PLAIN, CallDelta, Reader, Said, joined
 from portable.dialects.schema import MAX_BYTES, check
-from portable.dialects.think import KNOWN, Tags, Thoughts, inside
+from portable.dialects.think import KNOWN, Tags, Thoughts
+from portable.dialects.toolbox import Toolbox
 from portable.engine.grammar import Grammars
-from portable.errors import InvalidRequest
+from portable.errors import InvalidRequest, UsageError
 
 PARAMETERS = {
     "type": "object",
@@ -240,7 +241,7 @@ def test_content_is_held_back_only_while_it_may_become_a_marker() -> None:
 )
 @pytest.mark.parametrize("name", ["hermes", "llama3", "qwen-xml", "harmony"])
 def test_a_megabyte_of_anything_is_read_in_linear_time(name: str, text: str) -> None:
-    reader = Thoughts(reader_of(name), KNOWN[0], inside=False)
+    reader = Thoughts(reader_of(name), KNOWN[0])
     began = time.process_time()
     said = read(reader, [text[at : at + 1000] for at in range(0, len(text), 1000)])
     assert time.process_time() - began < 3
@@ -258,17 +259,15 @@ THINK = KNOWN[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "opened", "reasoning", "content", "count"),
+    ("text", "reasoning", "content", "count"),
     [
-        ("<think>\nI see.\n</think>\n\nYes.", False, "I see.", "Yes.", 0),
-        ("I see.\n</think>\n\nYes.", True, "I see.", "Yes.", 0),
-        ("<think>again</think>Yes", True, "again", "Yes", 0),
-        ("<think>\n\n</think>\n\nYes.", False, "", "Yes.", 0),
-        ("<think>cut o", False, "cut o", "", 0),
-        ("Yes <think>no</think>", False, "", "Yes <think>no</think>", 0),
+        ("<think>\nI see.\n</think>\n\nYes.", "I see.", "Yes.", 0),
+        ("\n<think>I see.</think>Yes", "I see.", "Yes", 0),
+        ("<think>\n\n</think>\n\nYes.", "", "Yes.", 0),
+        ("<think>cut o", "cut o", "", 0),
+        ("Yes <think>no</think>", "", "Yes <think>no</think>", 0),
         (
             '<think>call it</think>\n<tool_call>{"name": "now", "arguments": {}}</tool_call>',
-            False,
             "call it",
             "",
             1,
@@ -277,15 +276,10 @@ THINK = KNOWN[0]
 )
 @given(places=st.lists(st.integers(0, 100), max_size=10))
 def test_thoughts_come_first(
-    text: str, opened: bool, reasoning: str, content: str, count: int, places: list[int]
+    text: str, reasoning: str, content: str, count: int, places: list[int]
 ) -> None:
-    said = read(Thoughts(Hermes(OFFERED), THINK, inside=opened), cut(text, places))
+    said = read(Thoughts(Hermes(OFFERED), THINK), cut(text, places))
     assert (said.reasoning, said.content, len(said.calls)) == (reasoning, content, count)
-
-
-def test_a_prompt_may_end_within_a_thought() -> None:
-    assert inside("…<think>\n", THINK) and not inside("<think>\n\n</think>\n\n", THINK)
-    assert not inside("", THINK)
 
 
 def test_channels_are_thoughts_and_content() -> None:
@@ -321,7 +315,7 @@ def wander(source: Any, seed: int, most: int = 4000) -> str:
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("dialect", BY_NAME.values(), ids=BY_NAME)
 def test_a_forced_answer_is_a_call_that_fits_its_schema(dialect: Dialect, several: bool) -> None:
-    source = grammar(dialect, [WEATHER, NOW], several=several)
+    source = grammar(dialect, Toolbox([WEATHER, NOW], several=several))
     for seed in range(8):
         said = read(dialect.reader(OFFERED), [wander(source, seed)])
         assert not said.content and said.calls, said
@@ -335,7 +329,7 @@ def test_models_own_calls_are_what_the_grammar_allows(dialect: Dialect) -> None:
     form = dialect.form
     arguments = THERE if dialect.name != "qwen-xml" else "<parameter=city>\nx\n</parameter>\n"
     call = f"{form.begin}weather{form.middle}{arguments}{form.end}"
-    constraint = GRAMMARS.compile(grammar(dialect, [NOW, WEATHER], several=False))
+    constraint = GRAMMARS.compile(grammar(dialect, Toolbox([NOW, WEATHER], several=False)))
     for byte in f"{form.opening}{call}{form.closing}".encode():
         constraint.accept(byte)
     assert constraint.finished
@@ -348,7 +342,7 @@ def test_models_own_calls_are_what_the_grammar_allows(dialect: Dialect) -> None:
 def test_a_bad_schema_is_refused_by_the_name_of_its_tool(schema: Any, reason: str) -> None:
     bad = {"function": {"name": "bad", "parameters": {"properties": {"q": schema}}}}
     with pytest.raises(InvalidRequest, match=reason) as caught:
-        GRAMMARS.compile(grammar(BY_NAME["hermes"], [NOW, bad], several=True))
+        GRAMMARS.compile(grammar(BY_NAME["hermes"], Toolbox([NOW, bad])))
     assert caught.value.param == "tools[1].function.parameters"
     assert "start:" not in str(caught.value)
 
@@ -385,4 +379,9 @@ def test_schemas_have_bounds(schema: Any, reason: str) -> None:
 def test_the_template_tells_the_dialect(template: str, name: str, tags: Tags | None) -> None:
     choice = choose(template)
     assert (choice.dialect.name, choice.tags) == (name, tags) and choice.reason
-    assert choose(template, "phi4").dialect.name == "phi4"
+    assert choose(template, dialect_named("phi4")).dialect.name == "phi4"
+
+
+def test_an_unknown_dialect_is_refused() -> None:
+    with pytest.raises(UsageError, match="hermes, "):
+        dialect_named("klingon")

@@ -115,7 +115,7 @@ def test_messages(server: Server, messages: Any, param: str | None) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools"),
         ({"top_logprobs": 5}, "top_logprobs"),
         ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -144,7 +144,7 @@ def test_what_cannot_be_done_is_said(server: Server, fields: Any, param: str) ->
     "fields",
     [
         {"tools": [], "tool_choice": "none"},
-        {"tools": [{"type": "function"}], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
         {"response_format": {"type": "text"}},
         {"logprobs": False, "n": 1},
         {"user": "me", "metadata": {"a": 1}, "store": True, "unknown": [[[]]]},

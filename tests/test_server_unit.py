@@ -52,7 +52,7 @@ class FakeProcess(ModelProcess):
             assert self._handle(event)
 
     def load(self) -> None:
-        self.hear(protocol.Loading(0.5), protocol.Ready(INFO, "CPU", True))
+        self.hear(protocol.Loading(0.5), protocol.Ready(INFO, "CPU", "{{ messages }}"))
 
     def say(self, *texts: str, end: bool = True) -> None:
         """Answer the last request."""

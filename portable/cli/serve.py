@@ -53,9 +53,16 @@ def serve(
     fail_while_loading: Annotated[
         bool, typer.Option("--fail-while-loading", help="503 instead of waiting for the model.")
     ] = False,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(
+            "--tool-parser", help="How the model writes calls: hermes, llama3, mistral, …, generic."
+        ),
+    ] = None,
     parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
+    from portable.dialects.choose import dialect_named
     from portable.server.durations import seconds
     from portable.server.run import choose_port, serve
     from portable.server.served import ModelConfig
@@ -68,6 +75,7 @@ def serve(
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(settled, say)
+    dialect = dialect_named(tool_parser) if tool_parser else None
     kept = seconds(keep_alive or ("10m" if also else "forever"), "--keep-alive")
     models = []
     for at, name in enumerate([source.model, *(also or ())]):
@@ -80,6 +88,7 @@ def serve(
             sampling=sampling.said,
             fallback=found.sampling,
             keep_alive=kept,
+            dialect=dialect,
         )
         models.append(model)
     return serve(models, settled, say)

@@ -18,6 +18,7 @@ from portable.dialects import (
     think,
 )
 from portable.dialects.dialect import Dialect
+from portable.errors import UsageError
 
 # The first one whose marks are all in the template.
 _MARKS: tuple[tuple[Dialect, tuple[str, ...]], ...] = (
@@ -47,11 +48,18 @@ class Choice:
     reason: str
 
 
-def choose(template: str, name: str = "") -> Choice:
-    """By a template's text, or the dialect of this name."""
+def dialect_named(name: str) -> Dialect:
+    """Raises UsageError."""
+    if name not in BY_NAME:
+        raise UsageError(f"--tool-parser: {name!r} is none of {', '.join(BY_NAME)}")
+    return BY_NAME[name]
+
+
+def choose(template: str, dialect: Dialect | None = None) -> Choice:
+    """By a template's text, but for a dialect that is asked for."""
     tags = next((t for t in think.KNOWN if t.open in template or t.close in template), None)
-    if name:
-        return Choice(BY_NAME[name], tags, "as asked for")
+    if dialect:
+        return Choice(dialect, tags, "as asked for")
     if "commentary" not in template and not re.search(r"\btools\b", template):
         return Choice(generic.GENERIC, tags, "the chat template knows no tools")
     for dialect, marks in _MARKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,29 @@ class Form:
     joint: str | None = None
     opening: str = ""
     closing: str = ""
+
+
+def written(form: Form, calls: list[dict[str, Any]]) -> str:
+    """Calls as the model writes them, for templates that have no place for them."""
+    functions = [call["function"] for call in calls]
+    texts = (
+        form.begin
+        + function["name"]
+        + form.middle
+        + json.dumps(function["arguments"], ensure_ascii=False)
+        + form.end
+        for function in functions
+    )
+    return form.opening + (form.joint or "").join(texts) + form.closing
+
+
+def with_calls_written(form: Form, message: Message) -> Message:
+    """The message with its calls in its content."""
+    plain = dict(message)
+    if calls := plain.pop("tool_calls", None):
+        said = [plain["content"]] if plain.get("content") else []
+        plain["content"] = "\n".join([*said, written(form, calls)])
+    return plain
 
 
 def by_template(messages: list[Message], tools: list[Tool]) -> Shown:

@@ -1,11 +1,10 @@
-"""Tools for models whose template knows none: told in the system message, called as Hermes does."""
+"""Tools for models whose template knows none: told in the first message, called as Hermes does."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from portable.dialects.dialect import Dialect, Message, Shown, Tool
+from portable.dialects.dialect import Dialect, Message, Shown, Tool, with_calls_written
 from portable.dialects.hermes import HERMES, Hermes
 
 _HOW = """# Tools
@@ -35,13 +34,12 @@ def _show(messages: list[Message], tools: list[Tool]) -> Shown:
 
 
 def _told(messages: list[Message], tools: list[Tool]) -> list[Message]:
-    """With a system message that tells the tools."""
+    """With the tools told first: some templates refuse a system message, none the user's."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     how = _HOW.format(tools=listed)
-    if messages and messages[0]["role"] == "system":
-        system = messages[0] | {"content": f"{messages[0]['content']}\n\n{how}"}
-        return [system, *messages[1:]]
-    return [{"role": "system", "content": how}, *messages]
+    first = messages[0]
+    texts = (first["content"], how) if first["role"] == "system" else (how, first["content"])
+    return [first | {"content": "\n\n".join(texts)}, *messages[1:]]
 
 
 def _plain(message: Message) -> Message:
@@ -49,15 +47,7 @@ def _plain(message: Message) -> Message:
     if message["role"] == "tool":
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": text, "results": True}
-    calls = [_written(call["function"]) for call in message.get("tool_calls", ())]
-    plain = {key: value for key, value in message.items() if key != "tool_calls"}
-    said = [plain["content"]] if plain.get("content") else []
-    return plain | {"content": "\n".join(said + calls)} if calls else plain
-
-
-def _written(call: dict[str, Any]) -> str:
-    form, arguments = HERMES.form, json.dumps(call["arguments"], ensure_ascii=False)
-    return f"{form.begin}{call['name']}{form.middle}{arguments}{form.end}"
+    return with_calls_written(HERMES.form, message)
 
 
 GENERIC = Dialect("generic", Hermes, HERMES.form, show=_show)

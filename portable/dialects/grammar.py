@@ -8,33 +8,47 @@ from __future__ import annotations
 import json
 import re
 
-from portable.dialects.dialect import Dialect, Tool
+from portable.dialects.dialect import Dialect
+from portable.dialects.toolbox import Toolbox
 from portable.engine.sequence import Grammar
 
+_MOST = 16  # calls in one answer, where several are asked for: small models do not stop
+# As the engine has it for answers in JSON.
+_BLANKS = {"whitespace_pattern": r"[ \n\t]{0,20}"}
 
-def grammar(dialect: Dialect, tools: list[Tool], *, several: bool) -> Grammar:
-    """One call of one of the tools, or with `several` at least one.
 
-    Its errors name the tool they are about: `tools[2].function.parameters`.
+def grammar(dialect: Dialect, toolbox: Toolbox, other: str = "") -> Grammar:
+    """One call, or several if the toolbox allows it; or `other`, an answer of that JSON schema.
+
+    Errors name the tool that they are about: `tools[2].function.parameters`.
     """
-    form, control = dialect.form, dialect.control
+    form, functions = dialect.form, toolbox.functions
+    tools = [(at, t) for at, t in enumerate(toolbox.tools) if t["function"]["name"] in functions]
+
+    def quoted(text: str) -> str:
+        return _quoted(text, dialect.control)
+
     named = " | ".join(
-        f"{_quoted(tool['function']['name'] + form.middle, control)} arguments_{at}"
-        for at, tool in enumerate(tools)
+        f"{quoted(tool['function']['name'] + form.middle)} arguments_{at}" for at, tool in tools
     )
-    more = f"({_quoted(form.joint, control)} call)*" if several and form.joint is not None else ""
+    more = ""
+    if toolbox.several and form.joint is not None:
+        more = f"({quoted(form.joint)} call){{0,{_MOST - 1}}}"
     rules = [
         # Between thoughts and calls the templates write two line ends.
-        f'start: "\\n\\n"? {_quoted(form.opening, control)} call {more} '
-        + _quoted(form.closing, control),
-        f"call: {_quoted(form.begin, control)} ({named}) {_quoted(form.end, control)}",
+        'start: "\\n\\n"? (calls | other)' if other else 'start: "\\n\\n"? calls',
+        f"calls: {quoted(form.opening)} call {more} {quoted(form.closing)}",
+        f"call: {quoted(form.begin)} ({named}) {quoted(form.end)}",
     ]
     places = ["tools"] * len(rules)
-    for at, tool in enumerate(tools):
+    if other:
+        rules.append(f"other: %json {json.dumps(json.loads(other) | {'x-guidance': _BLANKS})}")
+        places.append("response_format")
+    for at, tool in tools:
         own = dialect.arguments(f"arguments_{at}", tool["function"])
         rules += own
         places += [f"tools[{at}].function.parameters"] * len(own)
-    return Grammar("lark", "\n".join(rules), "tools", control, tuple(places))
+    return Grammar("lark", "\n".join(rules), "tools", dialect.control, tuple(places))
 
 
 def _quoted(text: str, control: tuple[str, ...]) -> str:

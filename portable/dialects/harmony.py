@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from portable.dialects.calls import named_call
-from portable.dialects.dialect import Dialect, Form
+from portable.dialects.dialect import Dialect, Form, Message, Shown, Tool, by_template
 from portable.dialects.parser import NotACall, Parser, Steps
 
 _MESSAGE, _END = "<|message|>", "<|end|>"
@@ -44,9 +44,26 @@ class Harmony(Parser):
         self.tell(count)
 
 
+def _show(messages: list[Message], tools: list[Tool]) -> Shown:
+    """As the template has it: thoughts are `thinking`, beside a call there is no content, and
+    each tool has a description.
+    """
+    tools = [tool | {"function": {"description": "", **tool["function"]}} for tool in tools]
+    shown = []
+    for message in messages:
+        message = dict(message)
+        if thought := message.pop("reasoning_content", None):
+            message["thinking"] = thought
+            if "tool_calls" in message:
+                message["content"] = ""
+        shown.append(message)
+    return by_template(shown, tools)
+
+
 HARMONY = Dialect(
     "harmony",
     Harmony,
     Form("<|channel|>commentary to=functions.", f" <|constrain|>json{_MESSAGE}"),
     _CONTROL,
+    _show,
 )

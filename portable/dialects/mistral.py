@@ -11,7 +11,7 @@ import hashlib
 import re
 
 from portable.dialects.calls import json_calls, named_call
-from portable.dialects.dialect import Dialect, Form, Message, Shown, Tool
+from portable.dialects.dialect import Dialect, Form, Message, Shown, Tool, by_template
 from portable.dialects.parser import NotACall, Parser, Steps
 
 _CALLS, _ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
@@ -43,7 +43,7 @@ class Mistral(Parser):
 def _show(messages: list[Message], tools: list[Tool]) -> Shown:
     """The templates accept only ids of nine letters and digits."""
     shown = [_with_its_ids(message) for message in messages]
-    return shown, {"tools": tools} if tools else {}
+    return by_template(shown, tools)
 
 
 def _with_its_ids(message: Message) -> Message:

@@ -25,13 +25,10 @@ KNOWN = (
 
 
 class Thoughts(Parser):
-    """Reads the thoughts, then hands everything to `inner`.
+    """Reads the thoughts, then hands everything to `inner`."""
 
-    `inside`: the prompt has opened the thought already.
-    """
-
-    def __init__(self, inner: Reader, tags: Tags, *, inside: bool) -> None:
-        self._inner, self._tags, self._inside = inner, tags, inside
+    def __init__(self, inner: Reader, tags: Tags) -> None:
+        self._inner, self._tags = inner, tags
         self._over = False
         super().__init__({})
 
@@ -51,16 +48,11 @@ class Thoughts(Parser):
     def read(self) -> Steps:
         open = self._tags.open
         at = yield from self.blanks(0)
-        begins = yield from self.follows(open, at)
-        if begins:
+        if (yield from self.follows(open, at)):
             self.drop(at + len(open))
-        if begins or self._inside:
-            yield from self._thought()
+            self.drop((yield from self.until(self._tags.close, self.think)))
+            self.drop((yield from self.blanks(0)))
         self._over = True
-
-    def _thought(self) -> Steps:
-        self.drop((yield from self.until(self._tags.close, self.think)))
-        self.drop((yield from self.blanks(0)))
 
     def _with_inner(self, said: Said) -> Said:
         """What comes behind the thoughts is the inner reader's."""
@@ -69,8 +61,3 @@ class Thoughts(Parser):
         text, self.text = self.text, ""
         rest = self._inner.push(text)
         return Said(rest.content, said.reasoning, rest.calls)
-
-
-def inside(prompt: str, tags: Tags) -> bool:
-    """Whether a prompt ends within a thought."""
-    return prompt.rfind(tags.open) > prompt.rfind(tags.close)

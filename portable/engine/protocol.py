@@ -9,7 +9,7 @@ import msgspec
 
 from portable import errors
 from portable.engine.backend import ModelInfo
-from portable.engine.sequence import Delta, SamplingParams
+from portable.engine.sequence import Delta, SamplingParams, Thinking
 
 HEADER = struct.Struct("<I")
 
@@ -62,10 +62,12 @@ class Detokenize(msgspec.Struct, tag=True):
 
 
 class Render(msgspec.Struct, tag=True):
-    """Messages by the model's chat template."""
+    """Messages by the model's chat template, as they are for Generate."""
 
     messages: list[dict[str, Any]]
     options: dict[str, Any] = {}
+    begun: Begun | None = None
+    thinking: Thinking | None = None
 
 
 class Describe(msgspec.Struct, tag=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from portable.engine import protocol
+from portable.engine import protocol, thought
 from portable.engine.backend import ModelInfo
 from portable.engine.embedding.embedder import Embedder, Outcome, normalised
 from portable.engine.embedding.kind import wrong_model
@@ -111,7 +111,10 @@ class Queries:
             case protocol.Render():
                 prompter = self._prompter()
                 prompt = prompter.render(ask.messages, ask.options)
-                return protocol.Prompt(plain(prompt), prompter.parse(prompt))
+                rendered = prompter.parse(prompt)
+                ids, _ = thought.begin(rendered, ask.thinking, ask.begun, weights)
+                begun = thought.text_of(weights, ids[len(rendered) :])
+                return protocol.Prompt(plain(prompt) + begun, ids)
             case _:
                 template, bos, eos = weights.chat_template, weights.bos_text, weights.eos_text
                 return protocol.Description(template, bos, eos)

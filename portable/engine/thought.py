@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from portable.engine.backend import Backend
 from portable.engine.protocol import Begun
 from portable.engine.sampling import Constraint, Logits
 from portable.engine.sequence import Thinking
 
 # Where a template opens a thought, that is near the prompt's end.
 _END_OF_PROMPT = 16
+
+
+class Vocabulary(Protocol):
+    """What is needed of a Backend here."""
+
+    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]: ...
+    def piece(self, token: int) -> bytes: ...
+    def token_text(self, token: int) -> str: ...
 
 
 class Thought:
@@ -24,7 +31,7 @@ class Thought:
     opened begins with the opening tag as the first token, or there is none.
     """
 
-    def __init__(self, asked: Thinking, backend: Backend, answer: Constraint | None) -> None:
+    def __init__(self, asked: Thinking, backend: Vocabulary, answer: Constraint | None) -> None:
         self._backend = backend
         self._answer = answer
         self._close = asked.close
@@ -82,7 +89,7 @@ class Thought:
 
 
 def begin(
-    prompt: list[int], asked: Thinking | None, begun: Begun | None, backend: Backend
+    prompt: list[int], asked: Thinking | None, begun: Begun | None, backend: Vocabulary
 ) -> tuple[list[int], Thinking | None]:
     """A prompt with the answer that is begun, and whether it ends within a thought."""
     opened = asked is not None and _is_open(asked, prompt, backend)
@@ -99,16 +106,16 @@ def begin(
     return prompt, replace(asked, opened=opened) if asked else None
 
 
-def _plain(text: str, backend: Backend) -> list[int]:
+def _plain(text: str, backend: Vocabulary) -> list[int]:
     return backend.tokenize(text, special=False, start=False) if text else []
 
 
-def _is_open(asked: Thinking, prompt: Sequence[int], backend: Backend) -> bool:
+def _is_open(asked: Thinking, prompt: Sequence[int], backend: Vocabulary) -> bool:
     end = text_of(backend, prompt[-_END_OF_PROMPT:])
     return end.rfind(asked.open) > end.rfind(asked.close)
 
 
-def text_of(backend: Backend, tokens: Sequence[int]) -> str:
+def text_of(backend: Vocabulary, tokens: Sequence[int]) -> str:
     """Their text; of control tokens, which have none, the name."""
     pieces = (backend.piece(token) or backend.token_text(token).encode() for token in tokens)
     return b"".join(pieces).decode("utf-8", "replace")

@@ -7,10 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from portable.errors import InvalidRequest
-from portable.server import durations, structure
+from portable.server import durations, structure, tools
 from portable.server.wire.chat import ChatMessage, ChatRequest, Part
 from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.sampling import Sampling
@@ -84,24 +82,12 @@ def chat_messages(request: ChatRequest) -> list[dict[str, Any]]:
     return [_message(message, at) for at, message in enumerate(request.messages)]
 
 
-def template_options(request: ChatRequest) -> dict[str, Any]:
-    """What the template may be told beside the messages."""
-    given = request.chat_template_kwargs
-    options = {} if given is None else {f: getattr(given, f) for f in given.__struct_fields__}
-    if request.enable_thinking is not None:
-        options.setdefault("enable_thinking", request.enable_thinking)
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
-    asked: dict[str, Any] = {}
     if isinstance(request, ChatRequest):
-        used = request.tools and request.tool_choice != "none"
-        asked |= {"tools": used}
-    else:
-        several = request.best_of not in (None, request.n or 1)
-        asked |= {"suffix": request.suffix, "best_of": several}
+        return
+    several = request.best_of not in (None, request.n or 1)
+    asked = {"suffix": request.suffix, "best_of": several}
     for name, value in asked.items():
         if value:
             raise InvalidRequest(f"{name} is not supported by this version", param=name)
@@ -124,9 +110,13 @@ def _logprobs(request: Sampling) -> int | None:
 def _message(message: ChatMessage, at: int) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": _text(message, at)}
-    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
+    if thought := message.reasoning_content or message.reasoning:
+        plain["reasoning_content"] = thought
+    if message.tool_calls:
+        plain["tool_calls"] = [tools.call(call) for call in message.tool_calls]
+    for name in ("name", "tool_call_id"):
         if (value := getattr(message, name)) is not None:
-            plain[name] = msgspec.to_builtins(value)
+            plain[name] = value
     return plain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -19,8 +20,12 @@ from portable.server.state import State
 _TEXT = re.compile(r"^texts\[(\d+)\]$")
 
 
+# Called when the model is loaded.
+MakeAsk = Callable[[Served], protocol.Ask]
+
+
 async def query(
-    request: Request, model: str | None, ask: protocol.Ask, field: str = "input"
+    request: Request, model: str | None, ask: protocol.Ask | MakeAsk, field: str = "input"
 ) -> tuple[Served, Any]:
     """The model that is meant, loaded, and its answer: the one that belongs to `ask`.
 
@@ -34,7 +39,11 @@ async def query(
         state.fleet.wake(served)
         raise Loading("the model is loading", hint="try again in a few seconds")
     id = f"query-{uuid.uuid4().hex}"  # a request's own id is what its client says
-    stream = state.fleet.open(served, id, lambda: protocol.Query(id, ask))
+
+    def command() -> protocol.Query:
+        return protocol.Query(id, ask(served) if callable(ask) else ask)
+
+    stream = state.fleet.open(served, id, command)
     try:
         return served, await unless_left(request, stream.accepted)
     except InvalidRequest as error:  # the engine does not know what the field was called

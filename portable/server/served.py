@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from portable.dialects.dialect import Dialect
 from portable.dialects.said import PLAIN, Reader
 from portable.engine import protocol
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import SamplingParams, layered
 from portable.server.model import ModelProcess
-from portable.server.wanted import Wanted
+from portable.server.speech import Speech
+from portable.server.wanted import Conversation, Wanted
 
 log = logging.getLogger("portable")
 
@@ -25,7 +27,7 @@ class ModelConfig:
 
     It is unloaded when nobody has used it for `keep_alive` seconds; None is never. A field that a
     request leaves out is taken from `sampling`, else from the model's own file, else from
-    `fallback`.
+    `fallback`. `dialect` is not the one that the chat template tells.
     """
 
     engine: EngineConfig
@@ -33,6 +35,7 @@ class ModelConfig:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     fallback: Mapping[str, Any] = field(default_factory=dict)
     keep_alive: float | None = None
+    dialect: Dialect | None = None
 
 
 class Served:
@@ -45,6 +48,7 @@ class Served:
         self.keep_alive = config.keep_alive
         self.used_at = time.monotonic()
         self.load: asyncio.Task[None] | None = None
+        self._speech: Speech | None = None
 
     @property
     def id(self) -> str:
@@ -78,6 +82,7 @@ class Served:
         else:
             log.info("%s is ready in %.1f s: %s", self.id, info.load_seconds, info.placement)
             log.info("%s; context %d tokens", process.offload_reason, info.context)
+            log.info("tool calls as %s: %s", self.speech.name, self.speech.reason)
 
     def sampling(self, said: Mapping[str, Any]) -> SamplingParams:
         """What a request said, over the defaults; the model's own are known once it is loaded."""
@@ -86,11 +91,22 @@ class Served:
 
     def command(self, wanted: Wanted, id: str, at: int) -> protocol.Generate:
         """Answer `at` of a request; called when the model is loaded."""
-        return wanted.command(id, at, self.sampling(wanted.said_of(at)))
+        params, prompt = self.sampling(wanted.said_of(at)), wanted.prompt_of(at)
+        if isinstance(prompt, Conversation):
+            return self.speech.command(id, params, prompt)
+        return protocol.Generate(id, params, prompt=prompt)
 
     def reader(self, wanted: Wanted) -> Reader:
         """What reads the model's text; called when the model is loaded."""
-        return PLAIN
+        prompt = wanted.prompts[0]
+        return self.speech.reader(prompt) if isinstance(prompt, Conversation) else PLAIN
+
+    @property
+    def speech(self) -> Speech:
+        """Known once the model is loaded."""
+        if self._speech is None or self._speech.template != self.process.template:
+            self._speech = Speech(self.process.template, self.config.dialect)
+        return self._speech
 
     def clamped(self, said: Mapping[str, Any], prompt_tokens: int | None) -> dict[str, str]:
         """A header that tells how many tokens are left when fewer than asked for."""

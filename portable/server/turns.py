@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from portable.errors import InvalidRequest
 from portable.server.params import UnsupportedContent, with_system
+from portable.server.wire import chat
 from portable.server.wire.chat import Called, ChatMessage, ChatRequest, TemplateOptions, ToolCall
 from portable.server.wire.messages import (
     Block,
+    Choice,
     CountRequest,
     Document,
     Image,
@@ -34,7 +36,11 @@ NAMES = (
     (re.compile(r"^stop$"), "stop_sequences"),
 )
 _COPIED = ("temperature", "top_p", "top_k", "max_tokens", "stream", "keep_alive", "num_ctx")
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_CHOICES: dict[str, Literal["none", "auto", "required"]] = {
+    "auto": "auto",
+    "any": "required",
+    "none": "none",
+}
 
 
 def as_chat(asked: CountRequest) -> ChatRequest:
@@ -47,7 +53,8 @@ def as_chat(asked: CountRequest) -> ChatRequest:
         model=asked.model,
         **drawn,
         tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
-        tool_choice=asked.tool_choice and _CHOICES.get(asked.tool_choice.type),
+        tool_choice=_choice(asked.tool_choice),
+        parallel_tool_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
         **_shape(asked),
     )
 
@@ -63,13 +70,24 @@ def _shape(asked: CountRequest) -> dict[str, Any]:
     config = asked.output_config or OutputConfig()
     thinks = asked.thinking.type != "disabled" if asked.thinking else None
     said["chat_template_kwargs"] = TemplateOptions(thinks, reasoning_effort=config.effort)
+    if asked.thinking:
+        said["thinking_budget_tokens"] = asked.thinking.budget_tokens
     if config.format:
         schema = JsonSchema(config.format.schema)
         said["response_format"] = ResponseFormat("json_schema", schema)
     return said
 
 
-def _tool(tool: Tool, at: int) -> dict[str, Any]:
+def _choice(choice: Choice | None) -> chat.ToolChoice | Literal["none", "auto", "required"] | None:
+    """The choice as chats write it."""
+    if choice is None:
+        return None
+    if choice.type == "tool":
+        return chat.ToolChoice("function", chat.FunctionName(choice.name or ""))
+    return _CHOICES[choice.type]
+
+
+def _tool(tool: Tool, at: int) -> chat.Tool:
     """A tool of the client as a chat's function."""
     if tool.input_schema is None:
         path = f"tools[{at}].type"
@@ -77,7 +95,8 @@ def _tool(tool: Tool, at: int) -> dict[str, Any]:
             f"{path}: only tools that you run can be called here, not {str(tool.type)[:40]!r}",
             param=path,
         )
-    return {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    function = chat.Function(tool.name, tool.description, tool.input_schema)
+    return chat.Tool("function", function)
 
 
 def _messages(turn: Turn, at: int) -> list[ChatMessage]:

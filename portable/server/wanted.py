@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from portable.dialects.toolbox import Toolbox
 from portable.engine import protocol
-from portable.engine.sequence import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages as chat templates expect them, and what the template is told beside them."""
+    """Messages as chat templates expect them, and what the template is told beside them.
+
+    `begun` is what the client has written of the answer. The model may think `thinking_budget`
+    tokens; its thoughts stay in the content where the format is "none".
+    """
 
     messages: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
+    tools: Toolbox | None = None
+    reasoning_format: Literal["none", "deepseek", "auto"] = "auto"
+    thinking_budget: int | None = None
+    begun: protocol.Begun | None = None
 
 
 Prompt = Conversation | str | list[int]
@@ -52,9 +60,6 @@ class Wanted:
         said = self.said
         return said | {"seed": said["seed"] + at % self.count} if "seed" in said else said
 
-    def command(self, id: str, at: int, params: SamplingParams) -> protocol.Generate:
-        """Answer `at`, as the engine is asked for it."""
-        prompt = self.prompts[at // self.count]
-        if isinstance(prompt, Conversation):
-            return protocol.Generate(id, params, prompt.messages, prompt.options)
-        return protocol.Generate(id, params, prompt=prompt)
+    def prompt_of(self, at: int) -> Prompt:
+        """What answer `at` answers."""
+        return self.prompts[at // self.count]

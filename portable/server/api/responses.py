@@ -18,9 +18,10 @@ from portable.server.kept import Kept, ResponseStore
 from portable.server.replies import JSON
 from portable.server.responses import ResponseLayout
 from portable.server.state import State
-from portable.server.wire.chat import ChatRequest, TemplateOptions
+from portable.server.wire import chat
+from portable.server.wire.chat import ChatRequest, Function, TemplateOptions, Tool
 from portable.server.wire.parse import parse
-from portable.server.wire.responses import FunctionTool, Item, ResponseRequest
+from portable.server.wire.responses import FunctionTool, Item, ResponseRequest, ToolChoice
 from portable.server.wire.sampling import JsonSchema, ResponseFormat, Sampling
 
 _NO_THOUGHTS = ("none", "minimal")
@@ -51,8 +52,8 @@ async def create_response(request: Request) -> Response:
             store.put(Kept(response, [*conversation, *said]))
 
     try:
-        chat = wanted(as_chat(asked, conversation), "input")
-        return await respond(request, chat, lambda model: ResponseLayout(model, asked, keep))
+        answer = wanted(as_chat(asked, conversation), "input")
+        return await respond(request, answer, lambda model: ResponseLayout(model, asked, keep))
     except InvalidRequest as error:
         raise params.in_own_words(error, _NAMES) from None
 
@@ -119,7 +120,8 @@ def as_chat(asked: ResponseRequest, conversation: Sequence[Item]) -> ChatRequest
         max_completion_tokens=asked.max_output_tokens,
         chat_template_kwargs=_thinking(asked),
         tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
-        tool_choice=asked.tool_choice,
+        tool_choice=_tool_choice(asked),
+        parallel_tool_calls=asked.parallel_tool_calls,
         **shared | ({"response_format": format} if format else {}),
     )
 
@@ -141,15 +143,29 @@ def _thinking(asked: ResponseRequest) -> TemplateOptions | None:
     return TemplateOptions(reasoning_effort=effort)
 
 
-def _tool(tool: FunctionTool, at: int) -> dict[str, Any]:
+def _tool(tool: FunctionTool, at: int) -> Tool:
     """A function as chats write it."""
+    path = f"tools[{at}]"
     if tool.type != "function":
-        path = f"tools[{at}].type"
         raise InvalidRequest(
-            f"{path}: only functions can be called here, not {tool.type[:40]!r}", param=path
+            f"{path}.type: only functions can be called here, not {tool.type[:40]!r}",
+            param=f"{path}.type",
         )
-    function = msgspec.to_builtins(tool)
-    return {"type": function.pop("type"), "function": function}
+    if tool.name is None:
+        raise InvalidRequest(f"{path}.name: a function needs one", param=f"{path}.name")
+    return Tool("function", Function(tool.name, tool.description, tool.parameters, tool.strict))
+
+
+def _tool_choice(asked: ResponseRequest) -> Any:
+    """The choice as chats write it."""
+    choice = asked.tool_choice
+    if not isinstance(choice, ToolChoice):
+        return choice
+    if choice.type == "function":
+        return chat.ToolChoice("function", chat.FunctionName(choice.name or ""))
+    names = [chat.FunctionName(tool.name or "") for tool in choice.tools or ()]
+    allowed = chat.AllowedTools(choice.mode or "auto", [chat.AllowedTool(name) for name in names])
+    return chat.ToolChoice("allowed_tools", allowed_tools=allowed)
 
 
 def _store(request: Request) -> ResponseStore:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.engine import protocol
+from portable.engine.sequence import SamplingParams
 from portable.errors import InvalidRequest
-from portable.server import params
-from portable.server.query import query
+from portable.server.conversation import conversation
+from portable.server.query import MakeAsk, query
 from portable.server.replies import JSON
+from portable.server.served import Served
+from portable.server.wire.chat import ChatRequest
 from portable.server.wire.parse import parse
-from portable.server.wire.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from portable.server.wire.tokens import DetokenizeRequest, TokenizeRequest
 
 
 async def tokenize(request: Request) -> Response:
@@ -22,7 +26,7 @@ async def tokenize(request: Request) -> Response:
     text = asked.content if asked.content is not None else asked.prompt
     if (text is None) == (asked.messages is None):
         raise InvalidRequest("content: one of `content` and `messages` is needed", param="content")
-    ask: protocol.Ask
+    ask: protocol.Ask | MakeAsk
     if text is not None:
         ask = protocol.Tokenize(text, asked.add_special, asked.parse_special)
     else:
@@ -47,25 +51,28 @@ async def detokenize(request: Request) -> Response:
 
 async def apply_template(request: Request) -> Response:
     """A conversation as the model reads it."""
-    asked = parse(await request.body(), TemplateRequest)
+    asked = parse(await request.body(), ChatRequest)
     _, found = await query(request, asked.model, _render(asked))
     return JSON({"prompt": found.text})
 
 
 async def input_tokens(request: Request) -> Response:
     """How many tokens a chat request is."""
-    asked = parse(await request.body(), TemplateRequest)
+    asked = parse(await request.body(), ChatRequest)
     _, found = await query(request, asked.model, _render(asked))
     return JSON({"object": "response.input_tokens", "input_tokens": len(found.ids)})
 
 
-def _render(asked: TemplateRequest) -> protocol.Render:
-    options = params.template_options(asked)
-    if asked.tools:
-        options["tools"] = asked.tools
-    if asked.add_generation_prompt is not None:
-        options["add_generation_prompt"] = asked.add_generation_prompt
-    return protocol.Render(params.chat_messages(asked), options)
+def _render(asked: ChatRequest) -> Callable[[Served], protocol.Render]:
+    """As an answer would be asked for."""
+    wanted = conversation(asked)
+
+    def ask(served: Served) -> protocol.Render:
+        command = served.speech.command("", SamplingParams(), wanted)
+        thinking = command.params.thinking
+        return protocol.Render(command.messages or [], command.options, command.begun, thinking)
+
+    return ask
 
 
 def _piece(piece: bytes) -> str | list[int]:

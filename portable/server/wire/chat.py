@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from portable.server.wire.sampling import Sampling
 
+MAX_TOOLS = 128
+FunctionText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -21,7 +23,7 @@ class Part(msgspec.Struct):
 
 class Called(msgspec.Struct):
     name: str
-    arguments: str = ""
+    arguments: str = ""  # a JSON object's text
 
 
 class ToolCall(msgspec.Struct):
@@ -39,6 +41,43 @@ class ChatMessage(msgspec.Struct):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class Function(msgspec.Struct, omit_defaults=True):
+    """What a model may call; `parameters` is the JSON schema of an object."""
+
+    name: FunctionText
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(msgspec.Struct):
+    name: str
+
+
+class AllowedTool(msgspec.Struct):
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class AllowedTools(msgspec.Struct):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class ToolChoice(msgspec.Struct):
+    """One function that has to be called, or some of the tools."""
+
+    type: Literal["function", "allowed_tools"]
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class TemplateOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,5 +95,11 @@ class ChatRequest(Sampling, kw_only=True):
     enable_thinking: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_format: Literal["none", "deepseek", "auto"] | None = None
+    thinking_budget_tokens: Annotated[int, Meta(ge=-1, le=1 << 31)] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from portable.server.wire.chat import FunctionText
 from portable.server.wire.sampling import Fraction, StopText
 
 
@@ -53,7 +54,7 @@ class Turn(msgspec.Struct):
 class Tool(msgspec.Struct):
     """A tool that the client runs; `type` names those that Anthropic's servers would run."""
 
-    name: str
+    name: FunctionText
     input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: str | None = None

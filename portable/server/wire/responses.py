@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from portable.server.wire.chat import Part
+from portable.server.wire.chat import FunctionText, Part
 from portable.server.wire.sampling import Sampling
 
 
@@ -52,7 +52,7 @@ class FunctionTool(msgspec.Struct):
     """A function that the model may call. Other types are read so that they can be named."""
 
     type: str
-    name: str | None = None
+    name: FunctionText | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

@@ -11,13 +11,7 @@ from portable.server.wire.chat import ChatMessage, ChatRequest
 from portable.server.wire.sampling import TokenId
 
 
-class TemplateRequest(ChatRequest, kw_only=True):
-    """A conversation, to be written as the model reads it."""
-
-    add_generation_prompt: bool | None = None
-
-
-class TokenizeRequest(TemplateRequest, kw_only=True):
+class TokenizeRequest(ChatRequest, kw_only=True):
     """A text (`content`, or vLLM's `prompt`), or a conversation.
 
     `add_special` frames a text as the model wants it; `parse_special` lets it name control tokens.
