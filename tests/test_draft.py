@@ -15,6 +15,7 @@ from checkpoints import tiny
 from fakes import FakeBackend, ask, make_engine, run, shout, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import cli
 
 from convert import convert
 from portable.engine.backend import Spelling
@@ -87,13 +88,28 @@ def test_a_useless_draft_is_turned_off() -> None:
     guessed_rows = rows - 4 * 521
     assert 0 <= guessed_rows < 0.03 * rows
     assert engine.clock() < 1.03 * sum(0.010 + 0.001 * sum(n for _, n in b) for b in main.batches)
-    plain = make_engine(replace_costs(FakeBackend()))
+    plain = make_engine(priced(FakeBackend()))
     for _ in range(4):
         usage_of(plain, "a long story " * 40)
     assert engine.clock() < 1.03 * plain.clock()
 
 
-def replace_costs(backend: FakeBackend) -> FakeBackend:
+def test_prompts_are_read_for_guesses_that_come_true_and_no_others() -> None:
+    plain = make_engine(priced(FakeBackend()))
+    useless = pair(draft := FakeBackend(answer=sometimes(0)))
+    draft.token_seconds = 0.001  # a prompt takes it as long as the main model
+    for number in range(5):
+        usage_of(plain, str(number) * 150)
+        usage_of(useless, str(number) * 150)
+    assert useless.clock() < 1.03 * plain.clock() + 0.15 + 0.01
+    useful = pair(draft := FakeBackend())
+    for number in range(5):
+        usage_of(useful, str(number) * 150)
+    read = sum(size for batch in draft.batches for _, size in batch)
+    assert read > 5 * 300 and useful.clock() < 0.6 * plain.clock()
+
+
+def priced(backend: FakeBackend) -> FakeBackend:
     backend.step_seconds, backend.token_seconds = 0.010, 0.001
     return backend
 
@@ -101,7 +117,7 @@ def replace_costs(backend: FakeBackend) -> FakeBackend:
 @pytest.mark.parametrize("right", [0.5, 0.8])
 def test_a_draft_that_is_sometimes_right_is_still_worth_it(right: float) -> None:
     engine = pair(FakeBackend(answer=sometimes(right)))
-    plain = make_engine(replace_costs(FakeBackend()))
+    plain = make_engine(priced(FakeBackend()))
     usage = usage_of(engine, "a long story " * 40)
     usage_of(plain, "a long story " * 40)
     assert 0 < usage.accepted_tokens < usage.drafted_tokens
@@ -215,37 +231,36 @@ def unlike(model: Path, target: Path) -> Path:
     return target
 
 
-def said(config: EngineConfig, temperature: float, prompt: str, count: int) -> tuple[str, Usage]:
+def said(config: EngineConfig) -> list[tuple[str, Usage]]:
+    """One answer drawn greedily, and one at random."""
     llama = Llama(config)
     draft = load_draft(llama, config) if config.draft else None
     engine = Engine(llama, config, draft=draft)
     # Steps of any size cost the same, whatever this machine is doing.
     engine.costs.seconds = lambda rows: 1.0  # type: ignore[method-assign]
-    tokens = llama.tokenize(prompt, special=True, start=True)
-    engine.add("a", tokens, SamplingParams(temperature=temperature, seed=7, max_tokens=count))
-    deltas = run(engine)["a"]
+    tokens = llama.tokenize("The three primary colours are", special=True, start=True)
+    answers = []
+    for temperature in (0.0, 0.7):
+        params = SamplingParams(temperature=temperature, seed=7, max_tokens=30)
+        engine.add("a", tokens, params)
+        deltas = run(engine)["a"]
+        assert deltas[-1].usage
+        answers.append((text(deltas), deltas[-1].usage))
     for model in filter(None, (draft, llama)):
         model.close()
-    assert deltas[-1].usage
-    return text(deltas), deltas[-1].usage
+    return answers
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_the_text_of_a_real_model_stays_the_same(
-    smollm2: Path, tmp_path: Path, temperature: float
-) -> None:
+def test_the_text_of_a_real_model_stays_the_same(smollm2: Path, tmp_path: Path) -> None:
     # With flash attention a row of this model is the same among 1 to 63 others.
-    plain = EngineConfig(smollm2, context=512, slots=2, threads=1, flash_attention="on")
-    alone, _ = said(plain, temperature, "The three primary colours are", 40)
-    itself, usage = said(
-        replace(plain, draft=smollm2), temperature, "The three primary colours are", 40
-    )
-    assert itself == alone and usage.accepted_tokens > (25 if temperature == 0 else 10)
+    plain = EngineConfig(smollm2, context=256, slots=2, threads=1, flash_attention="on")
+    alone = [words for words, _ in said(plain)]
+    (greedy, most), (drawn, some) = said(replace(plain, draft=smollm2))
+    assert [greedy, drawn] == alone and most.accepted_tokens > 20 > some.accepted_tokens > 5
     other = unlike(smollm2, tmp_path / "tiny.gguf")
-    drafted, usage = said(
-        replace(plain, draft=other), temperature, "The three primary colours are", 40
-    )
-    assert drafted == alone and usage.accepted_tokens < 3
+    drafted = said(replace(plain, draft=other))
+    assert [words for words, _ in drafted] == alone
+    assert all(usage.accepted_tokens < 3 for _, usage in drafted)
 
 
 def test_another_vocabulary_is_told_of(smollm2: Path, tmp_path: Path) -> None:
@@ -256,3 +271,6 @@ def test_another_vocabulary_is_told_of(smollm2: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"other\.gguf has another vocabulary: .* tokens differ"):
         load_draft(llama, config)
     llama.close()
+    with cli(str(smollm2), "--draft", str(other), "--port", "0", "--context", "256") as server:
+        assert server.ended() == 2
+        assert "other.gguf has another vocabulary" in server.log

@@ -81,6 +81,20 @@ def test_costs_are_medians_and_lie_on_a_line_between_what_was_measured() -> None
     assert StepCosts().seconds(3) == 0
 
 
+def test_a_busy_machine_makes_steps_of_all_sizes_slower_and_a_quiet_one_faster_again() -> None:
+    costs = costs_of({1: 1.0, 8: 3.0})
+    for _ in range(5):
+        costs.learn(1, 5.0)
+    assert costs.seconds(1) == pytest.approx(5) and 9 < costs.seconds(8) < 15
+    for _ in range(5):
+        costs.learn(1, 1.0)
+    assert [costs.seconds(n) for n in (1, 8)] == pytest.approx([1, 3])
+    for _ in range(60):  # each in its turn: so their ratio is learned, too
+        costs.learn(8, 6.0)
+        costs.learn(1, 1.0)
+    assert costs.seconds(8) / costs.seconds(1) == pytest.approx(6, rel=0.05)
+
+
 def replay(prompt: list[int], answer: list[int], table: dict[int, float]) -> float:
     """How many times faster an answer is with prompt lookup, if steps cost that much."""
     costs = costs_of(table)

@@ -71,7 +71,8 @@ class DraftModel:
         # The other half is the main model's.
         self._pace = Pace(config.step_seconds / 2, config.step_tokens)
         self._mirrors: dict[Sequence, Sequence] = {}
-        self._reading: set[Sequence] = set()  # prompts that are worth reading to their end
+        self._reading: list[Sequence] = []  # prompts that are worth reading to their end
+        self._behind = max(1, min(_BEHIND, config.step_tokens // config.slots))
         self._usual = _USUAL
         self._unpaid = 0.0
 
@@ -82,7 +83,6 @@ class DraftModel:
         """What the others read stays for those who begin with it, as long as there is room."""
         gone = self._mirrors.keys() - set(running)
         for sequence in gone:
-            self._reading.discard(self._mirrors[sequence])
             self._move(self._prefix.release(self._mirrors.pop(sequence).slot))
 
     def propose(self, asked: Mapping[Sequence, int], terms: Terms) -> dict[Sequence, Guess]:
@@ -98,7 +98,7 @@ class DraftModel:
                 drafts[sequence] = _Draft(mirror, min(most, affordable))
         self._catch_up([draft.mirror for draft in drafts.values()], terms)
         started = self._clock()
-        self._guess([d for d in drafts.values() if d.mirror.pending <= _BEHIND], terms)
+        self._guess([d for d in drafts.values() if d.mirror.pending <= self._behind], terms)
         # Paid when it is known what these guesses brought.
         self._unpaid = (self._clock() - started) / terms.plain
         return {
@@ -135,8 +135,10 @@ class DraftModel:
 
     def _catch_up(self, mirrors: list[Sequence], terms: Terms) -> None:
         """Read on in what was said before, no more than a step may take."""
-        behind = {mirror for mirror in mirrors if mirror.pending > _BEHIND}
-        self._reading = behind if self.record.may_invest else self._reading & behind
+        behind = [mirror for mirror in mirrors if mirror.pending > self._behind]
+        if not self.record.may_invest:
+            behind = [mirror for mirror in behind if mirror in self._reading]
+        self._reading = behind
         left, slices = self._pace.budget, []
         for mirror in self._reading:
             if count := min(left, mirror.pending - 1):

@@ -85,7 +85,7 @@ class Speculator:
             return
         answering = len(slices)
         plain = self._costs.seconds(answering)
-        row = (self._costs.seconds(answering + rows) / plain - 1) / rows
+        row = max(0.0, self._costs.seconds(answering + rows) / plain - 1) / rows
         for part in slices:
             if part.draft:
                 gain = self._gained[part.sequence] / answering - len(part.draft) * row
@@ -99,7 +99,7 @@ class Speculator:
     def _terms(self, answering: int) -> Terms:
         plain = self._costs.seconds(answering)
         more = self._costs.seconds(answering + _MAX_DRAFT // 2) - plain
-        return Terms(answering, plain, more / (_MAX_DRAFT // 2))
+        return Terms(answering, plain, max(0.0, more) / (_MAX_DRAFT // 2))
 
     def _ask(
         self,
@@ -127,7 +127,7 @@ class Speculator:
         expected, best, count = float(terms.answering), _GAIN, 0
         for rows, (chance, _, _) in enumerate(chances, 1):
             expected -= chance
-            longer = self._costs.seconds(terms.answering + rows) / terms.plain
+            longer = max(1.0, self._costs.seconds(terms.answering + rows) / terms.plain)
             if (gain := expected / terms.answering / longer) > best:
                 best, count = gain, rows
         lengths = [0 for _ in self._guesses]
