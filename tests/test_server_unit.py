@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from portable.server.guard import Guard
 from portable.server.model import ModelProcess
 from portable.server.served import ModelConfig, Served
 from portable.server.state import State
+from portable.server.wire.completions import CompletionRequest
+from portable.server.wire.parse import parse
 
 INFO = ModelInfo(
     *("fake", "llama", "fake model", 1, 1, 100, 100, 256, 1, 0, (), 1, 0.1),
@@ -361,3 +364,15 @@ def test_the_body_is_capped_while_it_is_read() -> None:
 def test_beyond_this_machine_any_host_name_is_fine() -> None:
     config = ServerConfig(host="0.0.0.0", api_keys=("k",))
     assert Guard(lambda *_: None, config)._hosts is None  # type: ignore[arg-type,return-value]
+
+
+def test_a_body_of_many_lists_does_not_wake_the_garbage_collector() -> None:
+    woken: list[str] = []
+    body = b'{"prompt": [' + b"[1], " * 50_000 + b"[1]]}"
+    gc.callbacks.append(lambda phase, _: woken.append(phase))
+    try:
+        parse(body, CompletionRequest)
+        assert len(woken) < 10, "it would have walked the lists some hundred times"
+    finally:
+        gc.callbacks.pop()
+    assert gc.isenabled()

@@ -127,8 +127,7 @@ class Connection(H11Protocol):
     def _refuse(self, status: int) -> None:
         """Answer from here, if nothing was answered yet, and close."""
         if self.cycle and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application is told that the client left
-            self.cycle.message_event.set()
+            self.cycle.disconnected = True  # to the application it is as if the client had left
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return

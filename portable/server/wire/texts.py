@@ -13,12 +13,12 @@ def read_texts(given: str | list[Any], field: str, most: int) -> list[str | list
     """Each text by itself. Raises InvalidRequest for anything else, and for more than `most`."""
     if isinstance(given, str) or _are_ids(given):
         return [given]
+    if not 1 <= len(given) <= most:
+        raise InvalidRequest(f"{field}: 1 to {most} texts, not {len(given)}", param=field)
     for at, text in enumerate(given):
         if not (isinstance(text, str) or _are_ids(text)):
             path = f"{field}[{at}]"
             raise InvalidRequest(f"{path}: a text, or a list of token ids", param=path)
-    if not 1 <= len(given) <= most:
-        raise InvalidRequest(f"{field}: 1 to {most} texts, not {len(given)}", param=field)
     return given
 
 
