@@ -49,7 +49,6 @@ class Source:
 
 # One home for each default: the engine's own.
 _ENGINE: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(EngineConfig)}
-SLOTS: Any = _ENGINE["slots"]
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny
-from fakes import run
+from fakes import run, text
 
 from convert import Options, convert
+from portable.cli.serve import slots
 from portable.engine.config import EngineConfig, parse_gpu_layers
 from portable.engine.engine import Engine
 from portable.engine.llama import Llama
+from portable.engine.machine import available_memory
 from portable.engine.native import lib
-from portable.engine.offload import Device, check_memory, plan
+from portable.engine.offload import Device, auto_slots, check_memory, fitting_context, plan
 from portable.engine.prefix import reusable
+from portable.engine.scheduler import Scheduler
 from portable.engine.sequence import SamplingParams, Slice
 from portable.engine.service import Service
 from portable.engine.template import MARK, UNMARK
@@ -242,6 +245,105 @@ def test_memory_check() -> None:
     check_memory(1 << 30, 1 << 30, 3 << 30)
     with pytest.raises(NotEnoughMemory, match=r"2\.0 GiB"):
         check_memory(1 << 30, 1 << 30, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("free", "context"), [(1 << 30, 8192), (40 << 20, 4096), (10 << 20, 1024), (0, 512)]
+)
+def test_a_context_that_nobody_named_fits_the_memory(free: int, context: int) -> None:
+    assert fitting_context(8192, 4096, free) == context
+    assert fitting_context(300, 4096, free) == 300
+
+
+@pytest.mark.parametrize(
+    ("context", "free", "apart", "count", "why"),
+    [
+        (8192, 1 << 30, False, 16, "sharing 8192 tokens"),
+        (1 << 20, 1 << 30, False, 32, "sharing"),
+        (100, 0, False, 1, "sharing 100"),
+        (8192, 1 << 30, True, 4, "8192 tokens each, 0.03 GiB of 1.0 GiB free"),
+        (8192, 1 << 20, True, 1, "each"),
+        (512, 1 << 40, True, 32, "each"),
+    ],
+)
+def test_auto_slots(context: int, free: int, apart: bool, count: int, why: str) -> None:
+    found, reason = auto_slots(context, 4096, free, apart=apart)
+    assert found == count and why in reason and f"auto: {count}," in reason
+
+
+def test_memory_is_the_containers_if_that_is_less(tmp_path: Path) -> None:
+    whole = available_memory(tmp_path)
+    assert whole > 1 << 20
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("9000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\nactive_file 200000\ninactive_file 300000\n")
+    assert available_memory(tmp_path) > 1 << 20
+    (tmp_path / "memory.max").write_text("10000000\n")
+    assert available_memory(tmp_path) == 1_500_000
+    older = tmp_path / "memory"
+    older.mkdir()
+    (older / "memory.limit_in_bytes").write_text("700\n")
+    (older / "memory.usage_in_bytes").write_text("900\n")
+    (older / "memory.stat").write_text("inactive_file 0\n")
+    assert available_memory(tmp_path) == 0
+
+
+def test_a_small_memory_gets_a_small_context(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = smollm2.stat().st_size + (20 << 20)
+    monkeypatch.setattr("portable.engine.weights.available_memory", lambda: free)
+    llama = Llama(EngineConfig(smollm2, slots=2))
+    assert llama.context == 512
+    llama.close()
+
+
+def test_parallel_as_written_on_a_command_line() -> None:
+    assert (slots("auto"), slots(" 12 ")) == (None, 12)
+    for given in ("x", "-1", "1,2", ""):
+        with pytest.raises(UsageError, match="--parallel"):
+            slots(given)
+
+
+def test_four_at_once_read_one_system_prompt_once(smollm2: Path) -> None:
+    config = EngineConfig(smollm2, context=1024, slots=4, threads=1)
+    llama = Llama(config)
+    engine, read = Engine(llama, config), []
+    decode = llama.decode
+    llama.decode = lambda slices: (  # type: ignore[method-assign]
+        read.extend(part.count for part in slices if part.count > 1) or decode(slices)
+    )
+    system = llama.tokenize("You know all about tea. " * 40, special=True, start=True)[:240]
+    for id in ("a", "b", "c", "d"):
+        own = llama.tokenize(f"Answer to {id}:", special=True, start=False)
+        engine.add(id, system + own, SamplingParams(temperature=0, max_tokens=2))
+    answers = run(engine)
+    assert all(len(deltas) == 2 for deltas in answers.values())
+    assert sum(read) < len(system) + 4 * 12
+    assert lib.llama_memory_seq_pos_max(llama._memory, 3) > 240, "each holds its own whole prompt"
+    llama.close()
+
+
+def test_who_stepped_back_for_room_says_the_same(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped: list[bool] = []
+    back = Scheduler.preempt_newest
+    monkeypatch.setattr(
+        Scheduler, "preempt_newest", lambda self: stepped.append(back(self)) or stepped[-1]
+    )
+    said = []
+    for context in (1024, 256):
+        config = EngineConfig(smollm2, context=context, slots=3, threads=1)
+        llama = Llama(config)
+        engine = Engine(llama, config)
+        for fruit in ("apples", "pears", "plums"):
+            prompt = f"The history of {fruit}: " + f"{fruit} and tea, " * 12
+            tokens = llama.tokenize(prompt, special=True, start=True)
+            engine.add(fruit, tokens, SamplingParams(temperature=0, max_tokens=50))
+        said.append({id: text(deltas) for id, deltas in run(engine).items()})
+        llama.close()
+    assert any(stepped) and said[0] == said[1]
 
 
 @pytest.mark.parametrize("text", ["-1", "some", "1.5", ""])

@@ -140,17 +140,17 @@ def obtained(source: Source) -> Model:
     return found
 
 
-def engine(found: Model, source: Source, running: Running, *, slots: int) -> EngineConfig:
-    """The engine's configuration for this model."""
+def engine(found: Model, source: Source, running: Running, *, slots: int | None) -> EngineConfig:
+    """The engine's configuration for this model; `slots` None are chosen by its file."""
     from portable import store
     from portable.engine.config import EngineConfig, parse_gpu_layers
 
     most = size_or_off("--prompt-cache", running.prompt_cache)
     draft = running.draft and replace(source, model=running.draft, quant=None, revision=None)
-    return EngineConfig(
+    config = EngineConfig(
         found.path,
         context=running.context,
-        slots=slots,
+        slots=slots or 1,
         threads=running.threads,
         eco=running.eco,
         gpu_layers=parse_gpu_layers(running.gpu_layers),
@@ -165,3 +165,22 @@ def engine(found: Model, source: Source, running: Running, *, slots: int) -> Eng
         prompt_cache=None if most == 0 else store.prompts(),
         prompt_cache_bytes=most,
     )
+    return with_slots(config) if slots is None else config
+
+
+def with_slots(config: EngineConfig) -> EngineConfig:
+    """As many slots as the model's context and this machine's memory are good for; says so."""
+    from portable import facts, gguf
+    from portable.engine.machine import available_memory
+    from portable.engine.offload import auto_slots
+
+    known = facts.of(config.model)
+    context = config.context or min(known["context"] or 512, config.default_context)
+    count, reason = auto_slots(
+        context,
+        known["cache_bytes_per_token"] or 0,
+        max(0, available_memory() - gguf.size(config.model)),
+        apart=config.deterministic,
+    )
+    say(reason)
+    return replace(config, slots=count)

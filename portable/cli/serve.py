@@ -11,7 +11,8 @@ import typer
 from portable.cli import settings
 from portable.cli.app import app, edge, say
 from portable.cli.run import engine, obtained
-from portable.flags import SLOTS, Listening, Logging, Running, Sampling, Source, size_or_off
+from portable.errors import UsageError
+from portable.flags import Listening, Logging, Running, Sampling, Source, size_or_off
 
 if TYPE_CHECKING:
     from portable.obtain import Model
@@ -59,7 +60,9 @@ def serve(
             "--tool-parser", help="How the model writes calls: hermes, llama3, mistral, …, generic."
         ),
     ] = None,
-    parallel: Annotated[int, typer.Option(help="Requests that decode together.")] = SLOTS,
+    parallel: Annotated[
+        str, typer.Option(help="Requests that decode together: a number, or auto.")
+    ] = "auto",
 ) -> int:
     """Serve a model to every OpenAI-compatible client."""
     from portable.dialects.choose import dialect_named
@@ -76,6 +79,7 @@ def serve(
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(settled, say)
     dialect = dialect_named(tool_parser) if tool_parser else None
+    together = slots(parallel)
     kept = seconds(keep_alive or ("10m" if also else "forever"), "--keep-alive")
     models = []
     for at, name in enumerate([source.model, *(also or ())]):
@@ -83,7 +87,7 @@ def serve(
         # An adapter fits one model, and so does a draft model.
         own = dataclasses.replace(running, adapter=None, draft=None) if at else running
         model = ModelConfig(
-            engine=engine(found, source, own, slots=parallel),
+            engine=engine(found, source, own, slots=together),
             names=names(found, None if at else served_model_name),
             sampling=sampling.said,
             fallback=found.sampling,
@@ -92,6 +96,14 @@ def serve(
         )
         models.append(model)
     return serve(models, settled, say)
+
+
+def slots(text: str) -> int | None:
+    """`auto` is None."""
+    value = text.strip().lower()
+    if value != "auto" and not value.isdecimal():
+        raise UsageError(f"--parallel {text!r} is not known", hint="auto or a number of requests")
+    return None if value == "auto" else int(value)
 
 
 def server_config(listening: Listening) -> ServerConfig:

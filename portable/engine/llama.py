@@ -19,6 +19,7 @@ from portable.engine.batch import Batch
 from portable.engine.config import EngineConfig
 from portable.engine.machine import available_memory
 from portable.engine.native import last_words, lib
+from portable.engine.offload import fitting_context
 from portable.engine.sequence import Slice
 from portable.engine.weights import Weights
 from portable.errors import EngineError, UnsupportedModel
@@ -174,10 +175,11 @@ class Llama(Weights):
     # --- loading ---
 
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
-        context = config.context or min(self.trained_context, config.default_context)
         kind, bits = _KV_TYPES[config.kv_type]
         # In cells of its own a sequence lies as if it were alone, and sums add up in one order.
-        cells = context * config.slots if config.deterministic else context
+        apart = config.slots if config.deterministic else 1
+        context = config.context or self._fitting(config, apart * self.cache_bytes(1, bits))
+        cells = context * apart
         self.claim(self.cache_bytes(cells, bits))
         params = self.context_params()
         params.kv_unified = not config.deterministic
@@ -188,6 +190,11 @@ class Llama(Weights):
         params.cb_eval = self._watch
         params.type_k = params.type_v = kind
         return self.open_context(params)
+
+    def _fitting(self, config: EngineConfig, token_bytes: float) -> int:
+        context = min(self.trained_context, config.default_context)
+        free = self._available - self._bytes
+        return context if self.offload.layers else fitting_context(context, token_bytes, free)
 
     def _flash_attention(self, config: EngineConfig) -> int:
         # On the CPU it makes greedy text depend on how a prompt was cut into chunks, so that the

@@ -1,4 +1,4 @@
-"""Devices and sizes -> layers per device, and the reason in words. Pure: asks no driver."""
+"""Devices and sizes -> layers, context, slots, and the reason in words. Pure: asks no driver."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from portable.engine.config import GpuLayers
 from portable.errors import NotEnoughMemory
 
 GIB = 1 << 30
+
+# Tokens. With fewer a slot, requests keep pushing each other out.
+_A_SLOT = _LEAST_CONTEXT = 512
+# More rows a step make every one of them slow; who knows better names a number.
+MOST_SLOTS = 32
 
 # llama.cpp's word for "every layer, the output too".
 ALL_LAYERS = -1
@@ -50,6 +55,31 @@ def plan(
     if isinstance(asked, int):
         return Offload(asked, f"{asked} layers on {names}, as asked")
     return Offload(ALL_LAYERS, f"all layers on {names}")
+
+
+def fitting_context(wanted: int, token_bytes: float, free: int) -> int:
+    """Tokens of a context that nobody named: `wanted`, halved until it takes half of `free` bytes.
+
+    At least 512, whether there is room or not: that is for `check_memory` to say.
+    """
+    context = wanted
+    while context > _LEAST_CONTEXT and context * token_bytes > free / 2:
+        context = max(_LEAST_CONTEXT, context // 2)
+    return context
+
+
+def auto_slots(context: int, token_bytes: float, free: int, *, apart: bool) -> tuple[int, str]:
+    """How many requests decode together, and why.
+
+    They share `context` tokens; `apart` each has as many, in an eighth of the `free` bytes at most.
+    """
+    if not apart:
+        count = min(MOST_SLOTS, max(1, context // _A_SLOT))
+        return count, f"--parallel auto: {count}, sharing {context} tokens"
+    size = max(1, context * token_bytes)
+    count = int(min(MOST_SLOTS, max(1, free / 8 // size)))
+    each = f"{context} tokens each, {size / GIB:.2f} GiB"
+    return count, f"--parallel auto: {count}, {each} of {free / GIB:.1f} GiB free"
 
 
 def _why_no_gpu(asked: GpuLayers, backends: list[str], visible: str | None) -> str:

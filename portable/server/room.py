@@ -34,6 +34,7 @@ def need(config: EngineConfig) -> int:
     except (OSError, PortableError):
         return 0  # loading it is going to say what is wrong
     context = config.context or min(known["context"] or 0, config.default_context)
+    context *= config.slots if config.deterministic else 1
     cache = (known["cache_bytes_per_token"] or 0) * context * _KV_SHARE[config.kv_type]
     return int(weights + cache) + _OVERHEAD
 
