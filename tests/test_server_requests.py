@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import CHAT, Server, asking, check_error, server
 
+from portable.server.wire.chat import ChatRequest
+from portable.server.wire.completions import CompletionRequest
+
 __all__ = ["server"]
 
 ODD = (
@@ -31,13 +34,10 @@ ODD = (
     ),
     *(str(2**31), str(-(2**31) - 1), str(2**63), str(2**64), "9" * 25, "9" * 5000, "1e-30"),
 )
-FIELDS = (
-    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
-    *("repetition_penalty", "repeat_penalty", "seed", "n", "max_tokens", "max_completion_tokens"),
-    *("top_logprobs", "stream", "stop", "logit_bias", "stream_options", "model", "logprobs"),
-    *("enable_thinking", "chat_template_kwargs", "tools", "response_format", "messages"),
-    *("grammar", "json_schema", "structured_outputs"),
-)
+# These may unload the model: test_server_several has them.
+LODGING = {"keep_alive", "ttl"}
+FIELDS = sorted({*ChatRequest.__struct_fields__} - LODGING)
+OWN = sorted({*CompletionRequest.__struct_fields__} - {*ChatRequest.__struct_fields__})
 
 
 def send(server: Server, raw: str, path: str = CHAT) -> Any:
@@ -63,6 +63,16 @@ def test_an_odd_value_is_answered_or_named(server: Server, field: str) -> None:
             parses = "N" not in value and "I" not in value
             error = check_error(response, 400, field if parses else None)
             assert parses or "line 1 column" in error["message"]
+
+
+@pytest.mark.parametrize("field", OWN)
+def test_an_odd_value_beside_a_prompt_is_answered_or_named(server: Server, field: str) -> None:
+    for value in ODD:
+        fields = {"prompt": '"hi"', "max_tokens": "1"} | {field: value}
+        body = "{" + ", ".join(f'"{name}": {text}' for name, text in fields.items()) + "}"
+        response = send(server, body, "/v1/completions")
+        if response.status_code != 200:
+            check_error(response, 400)
 
 
 @pytest.mark.parametrize("field", [f for f in FIELDS if f != "messages"])
