@@ -22,6 +22,7 @@ from portable.engine.embedding.pairs import Pairs
 from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.service import EmbeddingService
 from portable.engine.embedding.worker import EmbeddingWorker, at_once
+from portable.engine.llama import Llama
 from portable.engine.queries import Queries
 from portable.engine.sequence import SamplingParams
 from portable.engine.service import Service
@@ -406,6 +407,15 @@ def test_texts_together_and_in_pieces_give_what_they_give_alone(
     assert np.allclose(together[:3], alone, atol=1e-3)
     assert np.allclose(together, pieces, atol=1e-3)
     assert np.ptp(together, axis=0).max() > 1e-4  # and texts differ
+
+
+def test_contexts_may_be_tiny(models: Callable[..., Path]) -> None:
+    """llama.cpp aborts where there are more sequences than tokens in a batch."""
+    for pooling in ("mean", "last"):
+        options = {"context": 8, "pooling": pooling, "step_tokens": 3}
+        found = encoded(models("qwen2"), [[1, 2, 3], [4] * 8, [1, 2, 3]], **options)
+        assert np.allclose(found[0], found[2], atol=1e-4)
+    Llama(config(models("qwen2"), context=8, slots=64)).close()
 
 
 def test_last_and_mean_pooling_are_of_all_tokens_of_the_text(models: Callable[..., Path]) -> None:

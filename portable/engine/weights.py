@@ -195,6 +195,9 @@ class Weights(Vocabulary):
 
     def open_context(self, params: lib.llama_context_params) -> lib.llama_context_p:
         """A context with the adapter set. Raises NotEnoughMemory and EngineError."""
+        # llama.cpp rounds up as well, but bounds the batch by it before: if there are more
+        # sequences than that, it aborts.
+        params.n_ctx = -(-params.n_ctx // 256) * 256
         made = lib.llama_init_from_model(self._model, params)
         if not made:
             raise NotEnoughMemory(
