@@ -40,7 +40,7 @@ class Laptop:
         crowded = min(1.0, max(0.0, threads + busy - self.cores))
         if threads == 1:
             return alone * (1 + 0.07 * min(busy, 1.0) + 0.6 * crowded)
-        return alone * (1 + 2.2 * crowded)
+        return alone * (1 + 2.2 * crowded**1.3)
 
     def others(self, at: float) -> float | None:
         then, used = self.told
@@ -106,20 +106,20 @@ def test_what_other_programs_use_without_harm_changes_little() -> None:
 
 
 def test_fewer_threads_are_kept_only_if_they_are_faster() -> None:
-    """Something is busy where nobody is in the way: all threads stay, and little is tried."""
-    laptop = Laptop(2, lambda _: 1.0)
+    """Something of low priority is busy and in nobody's way: all threads come back."""
+    laptop = Laptop(2, lambda _: 0.5)
     laptop.seconds = lambda threads, busy: 0.02 if threads == 2 else 0.03  # type: ignore[method-assign]
     laptop.run(2, threads := laptop.controller())
     assert laptop.run(60, threads) > 0.97 / (0.02 * 1.025)
 
 
 def test_a_collapse_is_tried_once_at_a_time() -> None:
-    """All threads take a second a step where one takes 27 ms: no comparison sits through three."""
+    """All threads take a second a step where one takes 27 ms: one step is enough to see it."""
     laptop = Laptop(2, lambda _: 1.0)
     laptop.seconds = lambda threads, busy: 1.0 if threads == 2 else 0.027  # type: ignore[method-assign]
     laptop.run(60, laptop.controller())
     slow = [t for t, threads, _ in laptop.steps if threads == 2]
-    assert len(slow) < 8 and all(b - a > 3 for a, b in pairwise(slow[1:]))
+    assert len(slow) <= 4 and all(b - a > 20 for a, b in pairwise(slow[1:]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,7 +141,7 @@ def test_whatever_the_others_do_it_is_never_far_from_the_better_fixed_number(
     rate = free.run(40, free.controller())
     fixed = [Laptop(2, busy) for _ in range(2)]
     rates = [laptop.run(40, Threads(n, 2)) for n, laptop in enumerate(fixed, 1)]
-    assert rate > 0.85 * max(rates)
+    assert rate > 0.8 * max(rates), phases
     assert {threads for _, threads, _ in free.steps} <= {1, 2}
 
 
@@ -165,7 +165,11 @@ def test_the_engine_takes_them_and_says_why() -> None:
     engine.threads = Threads(2, 2, lambda _: 1.0)
     ask(engine, "a", "hello there")
     assert text(run(engine)["a"]) == "HELLO THERE!"
-    assert set(backend.threads) == {1, 2}
+    assert set(backend.threads) == {1}
+    engine.threads = Threads(2, 2, lambda _: 0.5)
+    ask(engine, "c", "hello there" * 20)
+    run(engine)
+    assert set(backend.threads) == {1, 2}, "compared after a second"
     engine.threads = Threads(2, 2, lambda _: 1.0)
     ask(engine, "b", "x")
     engine.step()

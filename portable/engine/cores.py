@@ -19,7 +19,9 @@ _CPU = "sys/devices/system/cpu"
 # A core below this share of the fastest one's capacity or clock is an efficiency core: those of
 # today have 0.65 to 0.8, while a processor's favoured cores are some percent ahead of their like.
 _PERFORMANCE = 0.82
-_WORKING = ("user", "nice", "system", "irq", "softirq", "steal")
+# Programs of low priority take what is left over, but their coming and going disturbs, too.
+_POLITE = 0.5
+_WORKING = {"user": 1, "nice": _POLITE, "system": 1, "irq": 1, "softirq": 1, "steal": 1}
 _WINDOW = 0.25
 _NICE = 10
 
@@ -70,26 +72,31 @@ def settle(cores: Cores, named: int, *, eco: bool) -> tuple[int, str]:
 
 
 class OtherPrograms:
-    """How many of the `cores` processes other than this one kept busy since it was last asked."""
+    """How many of the `cores` processes other than this one kept busy since it was last asked.
+
+    Those of low priority count half.
+    """
 
     def __init__(self, cores: frozenset[int]) -> None:
         self._cores = cores
+        polite = os.name == "posix" and os.nice(0) > 0
+        self._own = _POLITE if polite else 1
         self._last: tuple[float, float] | None = None
 
     def __call__(self, at: float) -> float | None:
         """None more often than some times a second: ticks of the clock are too coarse for it."""
         if self._last and at - self._last[0] < _WINDOW:
             return None
-        last, self._last = self._last, (at, self._busy() - time.process_time())
+        last, self._last = self._last, (at, self._busy() - self._own * time.process_time())
         return max(0.0, (self._last[1] - last[1]) / (at - last[0])) if last else None
 
     def _busy(self) -> float:
         every = psutil.cpu_times(percpu=True)
         return sum(
-            getattr(times, name, 0.0)
+            weight * getattr(times, name, 0.0)
             for number, times in enumerate(every)
             if number in self._cores
-            for name in _WORKING
+            for name, weight in _WORKING.items()
         )
 
 

@@ -14,14 +14,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 # Cores that other programs may use before it is worth a comparison, and when they count as gone.
-_BUSY, _QUIET = 0.35, 0.2
-_QUIET_SAMPLES = 2
+_BUSY, _QUIET = 0.3, 0.2
+# Quiet samples until they do; more where they came back within seconds.
+_CALM, _CALM_MOST = 2, 6
+_SOON = 5.0
 # Steps compared on each side, after one that pays for the change: threads start, caches are cold.
 _STEPS = 4
 # A step that takes so many times the median of the other side ends the comparison, the first too.
 _HOPELESS, _HOPELESS_FIRST = 2.0, 5.0
-# Seconds until two counts are compared again; doubled when nothing has changed.
-_AGAIN, _AGAIN_MOST = 2.0, 16.0
+# Seconds until two counts are compared, doubled when nothing has changed. A core that is gone for
+# most of the time leaves little to find out: a step with a thread too many can take a second.
+_AGAIN, _AGAIN_MOST = 1.0, 30.0
+_GONE = 0.75
 _DEPTH = 512
 
 Others = Callable[[float], float | None]
@@ -40,20 +44,24 @@ class Step(Protocol):
 
 @dataclass(slots=True)
 class _Trial:
-    """All threads against fewer, for one kind of step; `chosen` holds until `again`."""
+    """All threads against fewer, for one kind of step; `chosen` holds `since` then."""
 
     fewer: int
     most: int
     chosen: int
-    trying: int
-    again: float = 0.0
+    since: float
+    trying: int = 0
     pause: float = _AGAIN
     depth: int = 0
     last: int = 0
     seconds: dict[int, deque[float]] = field(default_factory=dict)
 
-    def threads(self, now: float) -> int:
-        if not self.trying and now >= self.again:
+    def threads(self, now: float, *, gone: bool) -> int:
+        """What to take now. Cores that are `gone` say which side is right, if not for certain."""
+        pause = self.pause
+        if gone:
+            pause = _AGAIN_MOST if self.chosen == self.fewer else _AGAIN
+        if not self.trying and now - self.since >= pause:
             self.trying = self.fewer + self.most - self.chosen
             self.seconds.pop(self.trying, None)
         return self.trying or self.chosen
@@ -88,7 +96,7 @@ class _Trial:
 
     def _choose(self, threads: int, now: float) -> None:
         self.pause = min(2 * self.pause, _AGAIN_MOST) if threads == self.chosen else _AGAIN
-        self.chosen, self.trying, self.again = threads, 0, now + self.pause
+        self.chosen, self.trying, self.since = threads, 0, now
 
 
 class Threads:
@@ -103,8 +111,10 @@ class Threads:
         self._cores = max(cores, most)
         self._others = others
         self._load = 0.0
-        self._calm = 0
+        self._calm, self._calm_enough = 0, _CALM
+        self._quiet_since = -_SOON
         self._fewer = 0  # 0: the machine is quiet
+        self._gone = False
         self._trials: dict[tuple[bool, int], _Trial] = {}
 
     @property
@@ -122,36 +132,40 @@ class Threads:
     def choose(self, step: Step, at: float) -> int:
         """Threads for this step, which begins at the time `at` in seconds."""
         if self._others and self.most > 1 and (load := self._others(at)) is not None:
-            self._observe(load)
-        self.now = self._trial(step).threads(at) if self._fewer else self.most
+            self._observe(load, at)
+        self.now = self.most
+        if self._fewer:
+            self.now = self._trial(step, at).threads(at, gone=self._gone)
         return self.now
 
     def learn(self, step: Step, seconds: float, at: float) -> None:
         """The step took so long and ended at the time `at`."""
         if self._fewer:
-            trial = self._trial(step)
+            trial = self._trial(step, at)
             trial.move(step.depth)
             trial.learn(self.now, seconds / step.size, at)
 
-    def _observe(self, load: float) -> None:
+    def _observe(self, load: float, at: float) -> None:
         """Cores that are no cores of ours by right, such as second threads of one, are no loss."""
         self._load = load
         taken = load - (self._cores - self.most)
         if taken >= _BUSY:
             self._calm = 0
             fewer = min(self.most - 1, max(1, round(self.most - taken)))
+            if not self._fewer:
+                soon = at - self._quiet_since < _SOON
+                self._calm_enough = min(2 * self._calm_enough, _CALM_MOST) if soon else _CALM
             if not self._fewer or abs(fewer - self._fewer) > self.most // 8:
                 self._fewer, self._trials = fewer, {}
-        elif taken < _QUIET:
+            self._gone = taken >= _GONE * (self.most - self._fewer)
+        elif taken < _QUIET and self._fewer:
             self._calm += 1
-            if self._calm == _QUIET_SAMPLES:
-                self._fewer, self._trials = 0, {}
+            if self._calm >= self._calm_enough:
+                self._fewer, self._trials, self._quiet_since = 0, {}, at
 
-    def _trial(self, step: Step) -> _Trial:
+    def _trial(self, step: Step, at: float) -> _Trial:
         """The comparison among steps like this one, which take about the same time a row."""
         kind = step.reading > 0, step.size.bit_length()
         if kind not in self._trials:
-            # Long rows of work between two barriers suffer less from a thread that is late.
-            first = self.most if step.reading else self._fewer
-            self._trials[kind] = _Trial(self._fewer, self.most, chosen=first, trying=first)
+            self._trials[kind] = _Trial(self._fewer, self.most, chosen=self._fewer, since=at)
         return self._trials[kind]
