@@ -23,7 +23,7 @@ from portable.dialects.hermes import Hermes
 from portable.dialects.said import PLAIN, CallDelta, Reader, Said, joined
 from portable.dialects.schema import MAX_BYTES, check
 from portable.dialects.think import KNOWN, Tags, Thoughts
-from portable.dialects.toolbox import Toolbox
+from portable.dialects.toolbox import FirstCall, Toolbox
 from portable.engine.grammar import Grammars
 from portable.errors import InvalidRequest, UsageError
 
@@ -246,6 +246,12 @@ def test_a_megabyte_of_anything_is_read_in_linear_time(name: str, text: str) -> 
     said = read(reader, [text[at : at + 1000] for at in range(0, len(text), 1000)])
     assert time.process_time() - began < 3
     assert said
+
+
+def test_all_calls_but_the_first_can_be_left_out() -> None:
+    call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    said = read(FirstCall(Hermes(OFFERED)), list(f"So {call}{call}"))
+    assert (said.content, calls_of(said)) == ("So", [("now", "{}")])
 
 
 def test_large_arguments_come_whole() -> None:

@@ -56,6 +56,23 @@ def test_the_end_is_allowed_where_the_grammar_may_end() -> None:
     assert constraint.finished
 
 
+def test_control_tokens_are_named_by_rules() -> None:
+    """As the tokens that they are, or as text where the model has none of that name."""
+    source = Grammar("lark", 'start: control_1 "a" control_0', control=("<end>", "[x]"))
+    constraint = GRAMMARS.compile(source)
+    for byte in b"[x]a":
+        assert allowed(constraint) == {byte}
+        constraint.accept(byte)
+    assert allowed(constraint) == {END}
+
+
+def test_an_error_names_the_field_that_the_line_came_from() -> None:
+    source = Grammar("lark", 'start: a\na: %json {"type": 7}', "first", places=("first", "second"))
+    with pytest.raises(InvalidRequest) as caught:
+        GRAMMARS.compile(source)
+    assert caught.value.param == "second" and "start" not in str(caught.value)
+
+
 def test_the_answer_ends_with_its_grammar() -> None:
     backend = FakeBackend(answer=lambda prompt: b"yes, of course")
     engine = make_engine(backend)

@@ -223,6 +223,22 @@ def test_what_is_wrong_with_tools_is_named(
     check_error(server.post(CHAT, calling(**fields)), 400, param)
 
 
+def test_a_call_is_required_in_the_words_of_other_apis(server: Server) -> None:
+    function = NOW["function"]
+    flat = {"type": "function", **function}
+    body = {"input": "What time is it?", "tools": [flat], "tool_choice": "required"}
+    more = {"max_output_tokens": 60, "parallel_tool_calls": False}
+    (item,) = server.post("/v1/responses", body | more).json()["output"]
+    assert (item["type"], item["name"], item["arguments"]) == ("function_call", "now", "{}")
+    choice = {"type": "tool", "name": "now"}
+    tool = {"name": "now", "input_schema": {"type": "object", "properties": {}}}
+    asked = asking("What time is it?", tools=[tool], tool_choice=choice, max_tokens=60)
+    reply = server.post("/v1/messages", asked).json()
+    (block,) = reply["content"]
+    assert (block["type"], block["name"], block["input"]) == ("tool_use", "now", {})
+    assert reply["stop_reason"] == "tool_use"
+
+
 class Weather(BaseModel):
     """How the weather is"""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from portable.dialects.dialect import Tool
+from portable.dialects.said import Reader, Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,22 @@ class Toolbox:
             for function in functions
             if not self.only or function["name"] in self.only
         }
+
+
+class FirstCall:
+    """A reader that leaves out all calls but the first, for who wants no several at once.
+
+    Only a grammar can keep a model from writing them.
+    """
+
+    def __init__(self, inner: Reader) -> None:
+        self._inner = inner
+
+    def push(self, text: str) -> Said:
+        return self._first(self._inner.push(text))
+
+    def finish(self) -> Said:
+        return self._first(self._inner.finish())
+
+    def _first(self, said: Said) -> Said:
+        return replace(said, calls=tuple(call for call in said.calls if call.index == 0))

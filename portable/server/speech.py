@@ -10,6 +10,7 @@ from portable.dialects.grammar import grammar
 from portable.dialects.harmony import HARMONY
 from portable.dialects.said import PLAIN, Reader
 from portable.dialects.think import Thoughts
+from portable.dialects.toolbox import FirstCall
 from portable.engine import protocol
 from portable.engine.sequence import Grammar, SamplingParams, Thinking
 from portable.errors import InvalidRequest
@@ -48,6 +49,8 @@ class Speech:
         reader: Reader = PLAIN
         if self._reads_dialect(asked):
             reader = self._dialect.reader(asked.tools.functions if asked.tools else {})
+        if asked.tools and not asked.tools.several:
+            reader = FirstCall(reader)
         separates = asked.reasoning_format != "none"
         return Thoughts(reader, self._tags) if self._tags and separates else reader
 
