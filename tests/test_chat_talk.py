@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,9 @@ def test_figures_name_what_was_computed() -> None:
     assert figures(USAGE, 64) == (
         "first token 0.50 s · prompt 30 tokens (10 cached), 50.0 tok/s"
         " · answer 5 tokens, 8.0 tok/s · context 35/64"
+    )
+    assert figures(replace(USAGE, drafted_tokens=4, accepted_tokens=3), 64).endswith(
+        " · guesses 3/4"
     )
 
 

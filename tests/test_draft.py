@@ -26,7 +26,7 @@ from portable.engine.llama import Llama
 from portable.engine.sequence import SamplingParams, Usage
 from portable.engine.speculation.draftmodel import DraftModel
 from portable.engine.speculation.vocabularies import check_same
-from portable.errors import EngineError, UsageError
+from portable.errors import EngineError, NotEnoughMemory, UsageError
 
 Answer = Callable[[bytes], bytes]
 
@@ -263,12 +263,15 @@ def test_the_text_of_a_real_model_stays_the_same(smollm2: Path, tmp_path: Path) 
     assert all(usage.accepted_tokens < 3 for _, usage in drafted)
 
 
-def test_another_vocabulary_is_told_of(smollm2: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_told_of(smollm2: Path, tmp_path: Path) -> None:
     folder = tiny(tmp_path / "model", "qwen2")
     other = convert(folder, tmp_path / "other.gguf").path
     config = EngineConfig(smollm2, context=256, threads=1, draft=other)
     llama = Llama(config)
     with pytest.raises(UsageError, match=r"other\.gguf has another vocabulary: .* tokens differ"):
+        load_draft(llama, config)
+    llama._available = llama.taken + 1000  # bytes
+    with pytest.raises(NotEnoughMemory, match=r"the draft model needs .* weights"):
         load_draft(llama, config)
     llama.close()
     with cli(str(smollm2), "--draft", str(other), "--port", "0", "--context", "256") as server:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import ASK, FakeBackend, ask, make_engine, run, text
+from fakes import ASK, FakeBackend, ask, make_engine, run, shout, text
 
 from portable.engine.config import EngineConfig
 from portable.engine.costs import StepCosts
@@ -138,6 +139,24 @@ def test_a_repeated_text_takes_fewer_steps() -> None:
     assert usage and usage.completion_tokens == len(POEM * 4)
     assert usage.accepted_tokens > len(POEM) * 2
     assert len(backend.batches) < usage.completion_tokens - usage.accepted_tokens + 3
+
+
+def test_streams_that_copy_get_the_rows_of_those_that_do_not() -> None:
+    clocks = []
+    for speculate in (False, True):
+        backend = FakeBackend(answer=lambda prompt: prompt * 4 if prompt < b"c" else shout(prompt))
+        backend.step_seconds, backend.token_seconds = 0.010, 0.001
+        engine = make_engine(backend, speculate=speculate)
+        while engine.calibrate():
+            pass
+        backend.now = 0.0
+        for id in "abcd":
+            ask(engine, id, f"{id} {POEM}" + string.ascii_letters * 3)
+        answers = run(engine)
+        clocks.append(backend.now)
+    assert clocks[1] < 0.6 * clocks[0]
+    kept = {id: u.accepted_tokens for id, deltas in answers.items() if (u := deltas[-1].usage)}
+    assert min(kept["a"], kept["b"]) > 300 and text(answers["c"]).startswith("C THE RAIN")
 
 
 def test_a_wrong_guess_costs_no_letter() -> None:

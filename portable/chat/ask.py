@@ -74,6 +74,7 @@ def figures(usage: Usage, context: int, threads: str = "") -> str:
         f"prompt {usage.prompt_tokens} tokens{cached}{_rate(usage.prompt_rate)}",
         f"answer {usage.completion_tokens} tokens{_rate(usage.decode_rate)}",
         f"context {usage.prompt_tokens + usage.completion_tokens}/{context}",
+        *([f"guesses {usage.accepted_tokens}/{usage.drafted_tokens}"] * bool(usage.drafted_tokens)),
         *([threads] if threads else []),
     ]
     return " · ".join(parts)
