@@ -34,7 +34,7 @@ ODD = (
     ),
     *(str(2**31), str(-(2**31) - 1), str(2**63), str(2**64), "9" * 25, "9" * 5000, "1e-30"),
 )
-# These may unload the model: test_server_several has them.
+# These may unload the model: test_server_fleet has them.
 LODGING = {"keep_alive", "ttl"}
 FIELDS = sorted({*ChatRequest.__struct_fields__} - LODGING)
 OWN = sorted({*CompletionRequest.__struct_fields__} - {*ChatRequest.__struct_fields__})
