@@ -393,6 +393,7 @@ def test_no_word_of_a_request_gets_into_the_log(server: Server) -> None:
 def test_no_request_writes_a_line_of_its_own_into_the_log(server: Server) -> None:
     for path in ("/v1/%0aINFO:%20forged", "/v1/models/%0d%0aINFO:%20forged", "/%1b[2Jforged"):
         assert server.get(path).status_code == 404
+    until(lambda: server.log.count("forged") == 3)  # a line is written after its answer
     lines = [line for line in server.log.splitlines() if "forged" in line]
     assert len(lines) == 3 and all(" GET /" in line for line in lines), lines
     assert "\x1b" not in server.log
