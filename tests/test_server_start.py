@@ -33,7 +33,8 @@ def test_the_lines_that_people_wait_for() -> None:
     with cli(str(model_file()), "--port", "0", *FAST) as server:
         until(server.is_ready, 60)
         lines = server.log.splitlines()
-        assert lines[2:4] == [
+        assert lines[0] == "--parallel auto: 1, sharing 512 tokens"
+        assert lines[3:5] == [
             "INFO:     Application startup complete.",
             f"INFO:     Uvicorn running on {server.url} (Press CTRL+C to quit)",
         ]
