@@ -60,6 +60,9 @@ def serve(
             "--tool-parser", help="How the model writes calls: hermes, llama3, mistral, …, generic."
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse fields that it does not know.")
+    ] = False,
     parallel: Annotated[
         str, typer.Option(help="Requests that decode together: a number, or auto.")
     ] = "auto",
@@ -75,6 +78,7 @@ def serve(
         **dataclasses.asdict(logging),
         any_model=any_model,
         fail_while_loading=fail_while_loading,
+        strict=strict,
     )
     if listening.port is not None:  # what is wrong with it is said before anything is downloaded
         choose_port(settled, say)

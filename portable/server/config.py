@@ -21,7 +21,8 @@ class ServerConfig:
     `port` None takes 8000 or the next free one. `allowed_hosts` are the names that it is reached by
     beside its own, behind a proxy for one; `cors` the origins of web pages that may use it beside
     this machine's; `root_path` the prefix under which a proxy shows it. A model's process that is
-    silent for `silent_seconds` is ended and started again.
+    silent for `silent_seconds` is ended and started again. With `strict` a field that no endpoint
+    knows is an error.
 
     The log tells what was done each `log_seconds`, if anything (0: never), and prompts only with
     `log_prompts`.
@@ -43,6 +44,7 @@ class ServerConfig:
     ssl_keyfile: Path | None = None
     any_model: bool = False
     fail_while_loading: bool = False
+    strict: bool = False
     keep_alive_seconds: float = 10.0
     status_after_seconds: float = 10.0
     drain_seconds: float = 10.0

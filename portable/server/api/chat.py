@@ -11,18 +11,18 @@ from starlette.responses import Response
 from portable.dialects.said import CallDelta
 from portable.engine.logprobs import TokenLogprob
 from portable.server import params
+from portable.server.body import read_body
 from portable.server.conversation import conversation
 from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
 from portable.server.openai import Chunks, timings, usage
 from portable.server.wanted import Wanted
 from portable.server.wire.chat import ChatRequest
-from portable.server.wire.parse import parse
 
 
 async def chat_completions(request: Request) -> Response:
     """A whole answer, or with `stream` its chunks as they come."""
-    asked = parse(await request.body(), ChatRequest)
+    asked = await read_body(request, ChatRequest)
 
     def lay_out(model: str) -> ChatLayout:
         tools = bool(asked.tools)

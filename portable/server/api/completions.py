@@ -13,12 +13,12 @@ from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
 from portable.server import params
+from portable.server.body import read_body
 from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
 from portable.server.openai import Chunks, usage
 from portable.server.wanted import Wanted
 from portable.server.wire.completions import CompletionRequest
-from portable.server.wire.parse import parse
 from portable.server.wire.texts import read_texts
 
 _MAX_PROMPTS = 16
@@ -26,7 +26,7 @@ _MAX_PROMPTS = 16
 
 async def completions(request: Request) -> Response:
     """A whole answer, or with `stream` its chunks as they come."""
-    asked = parse(await request.body(), CompletionRequest)
+    asked = await read_body(request, CompletionRequest)
     params.refuse_unsupported(asked)
     prompts = read_texts(asked.prompt, "prompt", _MAX_PROMPTS)
     if asked.echo and not all(isinstance(prompt, str) for prompt in prompts):

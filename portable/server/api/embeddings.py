@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.engine import protocol
+from portable.server.body import read_body
 from portable.server.query import query, spent
 from portable.server.replies import JSON
 from portable.server.served import Served
 from portable.server.wire.embeddings import MAX_TEXTS, EmbeddingsRequest
-from portable.server.wire.parse import parse
 from portable.server.wire.texts import read_texts
 
 _NOT_TRAINED = "this model was not trained for embeddings: they are the mean of its last layer"
@@ -22,7 +22,7 @@ _NOT_TRAINED = "this model was not trained for embeddings: they are the mean of 
 
 async def embeddings(request: Request) -> Response:
     """A vector for each text, in order: as numbers, or as base64 of little-endian float32."""
-    asked = parse(await request.body(), EmbeddingsRequest)
+    asked = await read_body(request, EmbeddingsRequest)
     texts = read_texts(asked.input, "input", MAX_TEXTS)
     ask = protocol.Embed(texts, asked.dimensions, bool(asked.truncate))
     served, vectors = await query(request, asked.model, ask)

@@ -20,6 +20,7 @@ async def list_models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
+    """The model of that id, suffix or alias."""
     state: State = request.app.state.portable
     return JSON(describe(state.fleet.resolve(request.path_params["id"])))
 

@@ -9,15 +9,15 @@ from starlette.responses import Response
 
 from portable.engine import protocol
 from portable.errors import InvalidRequest
+from portable.server.body import read_body
 from portable.server.query import query, spent
 from portable.server.replies import JSON
 from portable.server.wire.embeddings import RerankRequest
-from portable.server.wire.parse import parse
 
 
 async def rerank(request: Request) -> Response:
     """Scores from 0 to 1, in Jina's shape; to a request with `texts`, in that of TEI."""
-    asked = parse(await request.body(), RerankRequest)
+    asked = await read_body(request, RerankRequest)
     field = "documents" if asked.documents else "texts"
     given = asked.documents or asked.texts
     if given is None:

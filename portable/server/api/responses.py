@@ -13,6 +13,7 @@ from starlette.responses import Response
 from portable.errors import InvalidRequest
 from portable.server import items, params
 from portable.server.api.chat import wanted
+from portable.server.body import read_body
 from portable.server.generate import respond
 from portable.server.kept import Kept, ResponseStore
 from portable.server.replies import JSON
@@ -20,7 +21,6 @@ from portable.server.responses import ResponseLayout
 from portable.server.state import State
 from portable.server.wire import chat
 from portable.server.wire.chat import ChatRequest, Function, TemplateOptions, Tool
-from portable.server.wire.parse import parse
 from portable.server.wire.responses import FunctionTool, Item, ResponseRequest, ToolChoice
 from portable.server.wire.sampling import JsonSchema, ResponseFormat, Sampling
 
@@ -42,7 +42,7 @@ class NotKept(InvalidRequest):
 
 async def create_response(request: Request) -> Response:
     """A whole response, or with `stream` its events as they come."""
-    asked = parse(await request.body(), ResponseRequest)
+    asked = await read_body(request, ResponseRequest)
     store = _store(request)
     conversation = read(asked, store)
 
@@ -59,6 +59,7 @@ async def create_response(request: Request) -> Response:
 
 
 async def get_response(request: Request) -> Response:
+    """A response that is kept."""
     id = request.path_params["id"]
     kept = _store(request).get(id)
     if kept is None:
@@ -67,6 +68,7 @@ async def get_response(request: Request) -> Response:
 
 
 async def delete_response(request: Request) -> Response:
+    """Forget a response that is kept."""
     id = request.path_params["id"]
     if not _store(request).delete(id):
         raise _not_kept("response", id)

@@ -11,18 +11,18 @@ from starlette.responses import Response
 from portable.engine import protocol
 from portable.engine.sequence import SamplingParams
 from portable.errors import InvalidRequest
+from portable.server.body import read_body
 from portable.server.conversation import conversation
 from portable.server.query import MakeAsk, query
 from portable.server.replies import JSON
 from portable.server.served import Served
 from portable.server.wire.chat import ChatRequest
-from portable.server.wire.parse import parse
 from portable.server.wire.tokens import DetokenizeRequest, TokenizeRequest
 
 
 async def tokenize(request: Request) -> Response:
     """Token ids of a text or a conversation; `with_pieces`, with what each stands for."""
-    asked = parse(await request.body(), TokenizeRequest)
+    asked = await read_body(request, TokenizeRequest)
     text = asked.content if asked.content is not None else asked.prompt
     if (text is None) == (asked.messages is None):
         raise InvalidRequest("content: one of `content` and `messages` is needed", param="content")
@@ -44,21 +44,21 @@ async def tokenize(request: Request) -> Response:
 
 async def detokenize(request: Request) -> Response:
     """The text of token ids; control tokens as their names."""
-    asked = parse(await request.body(), DetokenizeRequest)
+    asked = await read_body(request, DetokenizeRequest)
     _, found = await query(request, asked.model, protocol.Detokenize(asked.tokens))
     return JSON({"content": b"".join(found.pieces).decode("utf-8", "replace")})
 
 
 async def apply_template(request: Request) -> Response:
     """A conversation as the model reads it."""
-    asked = parse(await request.body(), ChatRequest)
+    asked = await read_body(request, ChatRequest)
     _, found = await query(request, asked.model, _render(asked))
     return JSON({"prompt": found.text})
 
 
 async def input_tokens(request: Request) -> Response:
     """How many tokens a chat request is."""
-    asked = parse(await request.body(), ChatRequest)
+    asked = await read_body(request, ChatRequest)
     _, found = await query(request, asked.model, _render(asked))
     return JSON({"object": "response.input_tokens", "input_tokens": len(found.ids)})
 
