@@ -26,7 +26,7 @@ Logits = npt.NDArray[np.float32]
 MAX_BYTES = 256 << 10
 # Between two tokens of JSON; without a bound a small model can write blanks for ever.
 _BLANKS = r"[ \n\t]{0,20}"
-_AT_LINE = re.compile(r"at (?P<line>\d+)\(\d+\): (?P<reason>.*?)( 1 \| .*)?")
+_AT_LINE = re.compile(r"at (?P<line>\d+)\(\d+\): (?P<reason>.*?)( \d+ \| .*)?")
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
