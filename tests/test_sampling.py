@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portable.engine.sampling import Sampler, _top
+from portable.engine.sampling import Sampler, _at, _top
 from portable.engine.sequence import SamplingParams, layered
 from portable.errors import NonFiniteLogits
 
@@ -76,6 +76,20 @@ def test_a_seed_repeats_and_another_does_not() -> None:
 def test_top_finds_the_largest_first(count: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 500, 3000).astype(np.float32)
     assert (_top(values, count) == np.argsort(-values, kind="stable")[:count]).all()
+
+
+@given(st.integers(0, 9999), st.integers(1, 1000), st.floats(0, 1))
+def test_a_draw_from_all_tokens_is_where_the_running_sum_says(
+    seed: int, size: int, part: float
+) -> None:
+    random = np.random.default_rng(seed)
+    weights = np.exp(random.normal(0, 9, size)).astype(np.float32) * (random.random(size) < 0.3)
+    weights[random.integers(size)] = 1.0
+    at = _at(weights, part)
+    sums = weights.cumsum(dtype=np.float64)
+    assert weights[at] > 0
+    near = 1e-9 * sums[-1]
+    assert sums[at] - weights[at] - near <= part * sums[-1] <= sums[at] + near
 
 
 def test_penalties_and_bias() -> None:

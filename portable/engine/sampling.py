@@ -94,11 +94,17 @@ class Sampler:
 
     def _draw(self, logits: Logits, peak: float) -> int:
         params = self._params
+        if not params.top_k and params.top_p >= 1 and not params.min_p:
+            weights = _weights(logits, peak, params.temperature)
+            return _at(weights, self._random.random())
         if params.top_k:
             ids = _top(logits, params.top_k)
         else:
-            ids = np.flatnonzero(logits >= peak - _FLOOR * params.temperature)
-        weights = np.exp((logits[ids] - np.float32(peak)) / np.float32(params.temperature))
+            depth = _FLOOR
+            if params.min_p > 0 and params.top_p >= 1:  # rounded up: it is applied exactly below
+                depth = min(depth, 0.001 - math.log(params.min_p))
+            ids = np.flatnonzero(logits >= peak - depth * params.temperature)
+        weights = _weights(logits[ids], peak, params.temperature)
         if params.top_p < 1:
             ids, weights = _nucleus(ids, weights, params.top_p)
         if params.min_p > 0:
@@ -107,6 +113,31 @@ class Sampler:
         cumulative = weights.cumsum(dtype=np.float64)
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(int(drawn), len(ids) - 1)])
+
+
+def _weights(logits: Logits, peak: float, temperature: float) -> Weights:
+    """What each token weighs beside the likeliest one, in one new array."""
+    weights: Weights = logits - np.float32(peak)
+    weights /= np.float32(temperature)
+    np.exp(weights, out=weights)
+    return weights
+
+
+def _at(weights: Weights, part: float) -> int:
+    """The index at which the running sum reaches `part` of the whole; its weight is not 0.
+
+    Sums of blocks first: the running sum of a whole vocabulary takes five times as long.
+    """
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64).cumsum()
+    goal = min(part * sums[-1], np.nextafter(sums[-1], 0.0))
+    block = int(np.searchsorted(sums, goal, side="right"))
+    begin = block * _BLOCK
+    inside = weights[begin : begin + _BLOCK].cumsum(dtype=np.float64)
+    inside += sums[block - 1] if block else 0.0
+    at = int(np.searchsorted(inside, goal, side="right"))
+    # Both sums are rounded: between their ends the block's last possible token is meant.
+    possible = np.flatnonzero(weights[begin : begin + _BLOCK])
+    return begin + min(at, int(possible[-1]))
 
 
 def _sound_peak(logits: Logits) -> tuple[int, float]:
@@ -125,13 +156,14 @@ def _sound_peak(logits: Logits) -> tuple[int, float]:
 def _top(values: Weights, count: int) -> Ids:
     """Ids of the `count` largest values, largest first; of equals the first."""
     whole = len(values) // _BLOCK * _BLOCK
-    ids = np.arange(len(values))
     if count < whole // _BLOCK:
         # The count-th largest block maximum cannot exceed the count-th largest value, so one pass
         # over the maxima leaves few candidates; partitioning the vocabulary costs ten times more.
-        maxima = values[:whole].reshape(-1, _BLOCK).max(axis=1)
+        maxima = np.maximum.reduceat(values[:whole], np.arange(0, whole, _BLOCK))
         threshold = np.partition(maxima, -count)[-count]
         ids = np.flatnonzero(values >= threshold)
+    else:
+        ids = np.arange(len(values))
     return ids[np.argsort(-values[ids], kind="stable")[:count]]
 
 
