@@ -159,6 +159,14 @@ def test_streams_that_copy_get_the_rows_of_those_that_do_not() -> None:
     assert min(kept["a"], kept["b"]) > 300 and text(answers["c"]).startswith("C THE RAIN")
 
 
+def test_those_who_wait_for_a_slot_do_not_keep_others_from_guessing() -> None:
+    engine = make_engine(cheap((POEM * 4).encode()), speculate=True, slots=1)
+    for id in ("first", "waits"):
+        ask(engine, id, POEM)
+    usages = [deltas[-1].usage for deltas in run(engine).values()]
+    assert all(usage and usage.accepted_tokens > len(POEM) * 2 for usage in usages)
+
+
 def test_a_wrong_guess_costs_no_letter() -> None:
     changed = POEM * 3 + POEM.replace("rain", "train") + POEM.upper() + POEM
     engine = make_engine(cheap(changed.encode()), speculate=True)

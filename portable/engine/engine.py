@@ -110,7 +110,7 @@ class Engine:
     def step(self) -> list[Delta]:
         """Decode one batch and return what it brought."""
         # Beside a prompt that is to be read there is enough to do.
-        most = 0 if self.scheduler.waiting else self.config.step_tokens
+        most = 0 if self.scheduler.may_admit else self.config.step_tokens
         self.speculator.propose(self.scheduler.running, most, self.backend.context)
         if self._recall:
             self._recall.restore()

@@ -80,6 +80,11 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def may_admit(self) -> bool:
+        """Whether the next step may begin to read a prompt."""
+        return bool(self.waiting) and self.prefix.has_idle_slot
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
