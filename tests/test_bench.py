@@ -10,16 +10,20 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from portable.bench import BenchOptions, Report, bench_model, bench_server, render, to_json
 from portable.bench.answer import Answer, Sample
+from portable.bench.plot import HEIGHT, WIDTH
 from portable.bench.report import level, percentile
 from portable.bench.server import parse_url
 from portable.bench.wire import failure, read_chunk
 from portable.bench.workload import Workload
+from portable.cli import app
 from portable.engine.config import EngineConfig
 from portable.errors import NetworkError, UsageError
 
@@ -361,6 +365,20 @@ def test_json_and_table_hold_every_level(url: str) -> None:
 
 
 # ---- a real model
+
+
+def test_a_plot_shows_every_level(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "图.svg"
+    arguments = ["bench", url, "--clients", "1,3", "--requests", "3", "--max-tokens", "4"]
+    result = CliRunner().invoke(app, [*arguments, "--plot", str(file)])
+    assert result.exit_code == 0, result.output
+    picture = ElementTree.parse(file).getroot()
+    marks = picture.findall(".//{*}circle")
+    assert len(marks) == 6
+    for mark in marks:
+        assert 0 < float(mark.attrib["cx"]) < WIDTH and 0 < float(mark.attrib["cy"]) < HEIGHT
+    result = CliRunner().invoke(app, [*arguments, "--plot", str(tmp_path / "no" / "x.svg")])
+    assert result.exit_code == 5 and "No such file" in result.output
 
 
 def test_a_local_model_with_two_clients() -> None:

@@ -2,6 +2,7 @@
 
 from portable.bench.local import bench_model
 from portable.bench.options import BenchOptions, Prompt
+from portable.bench.plot import plot
 from portable.bench.render import render, to_json
 from portable.bench.report import Level, Machine, Report
 from portable.bench.restart import Restart, bench_restart
@@ -21,6 +22,7 @@ __all__ = [
     "bench_restart",
     "bench_server",
     "bench_steps",
+    "plot",
     "render",
     "to_json",
 ]

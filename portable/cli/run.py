@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from portable.cli.app import app, edge, say
+from portable.errors import DiskError
 from portable.flags import (
     Running,
     Sampling,
@@ -93,6 +94,7 @@ def bench(
     model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="PORTABLE_API_KEY")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, as SVG, into this file.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False,
 ) -> int:
     """Measure a running server, or a model on this machine."""
@@ -120,7 +122,17 @@ def bench(
             return 0
         report = benchmark.bench_model(config, options, say)
     print(benchmark.to_json(report) if as_json else benchmark.render(report))
+    if plot:
+        written(plot, benchmark.plot(report))
     return 1 if report.errors else 0
+
+
+def written(path: Path, text: str) -> None:
+    """Put the text into the file. Raises DiskError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from None
 
 
 def obtained(source: Source) -> Model:
