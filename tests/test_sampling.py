@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portable.engine.sampling import Sampler, _at, _top
+from portable.engine.sampling import Sampler, _at, _nucleus, _top
 from portable.engine.sequence import SamplingParams, layered
 from portable.errors import NonFiniteLogits
 
@@ -90,6 +90,20 @@ def test_a_draw_from_all_tokens_is_where_the_running_sum_says(
     assert weights[at] > 0
     near = 1e-9 * sums[-1]
     assert sums[at] - weights[at] - near <= part * sums[-1] <= sums[at] + near
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("top_p", [0.0, 0.3, 0.9, 0.9999999])
+def test_a_nucleus_is_what_sorting_all_gives(spread: float, top_p: float) -> None:
+    random = np.random.default_rng(3)
+    weights = np.exp(random.normal(0, spread, 5000)).astype(np.float32)
+    weights[::7] = 0
+    weights[100:300] = weights[1]
+    order = np.argsort(-weights, kind="stable")
+    sums = weights[order].cumsum(dtype=np.float64)
+    count = int(np.searchsorted(sums, top_p * weights.sum(dtype=np.float64))) + 1
+    found = _nucleus(weights, top_p)
+    assert sorted(found) == sorted(order[:count]) and (weights[found] > 0).all()
 
 
 def test_penalties_and_bias() -> None:
