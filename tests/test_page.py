@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from browser import Visit, browser, visiting
 from playwright.sync_api import Browser, expect
-from serving import Server, running, until
+from serving import CHAT, Server, asking, running, until
 
 __all__ = ["browser"]
 LONG = "Write a long story about a river."  # 1500 tokens and more
@@ -162,6 +163,7 @@ def test_the_request_says_what_was_set_and_nothing_else(visit: Visit) -> None:
         "seed": 7,
         "enable_thinking": False,
         "stream_options": {"include_usage": True},
+        "return_progress": True,
         "stream": True,
     }
     page.reload()
@@ -279,3 +281,19 @@ def test_a_model_that_is_loading_and_one_that_died(browser: Browser) -> None:
 
 def url(server: Server) -> str | None:
     return server.url if "running on" in server.log else None
+
+
+def test_waiting_says_what_for(browser: Browser) -> None:
+    with (
+        running({"slots": 1}, keep_alive_seconds=0.2) as server,
+        visiting(browser, server.url) as visit,
+    ):
+        visit.open()
+        body = asking(LONG, stream=True, max_tokens=1500)
+        with server.client.stream("POST", server.url + CHAT, json=body) as busy:
+            next(busy.iter_bytes())
+            visit.ask("Say hi.")
+            expect(visit.page.locator(".working")).to_contain_text("Waiting in the queue: ")
+        expect(visit.page.locator(".assistant")).to_contain_text(re.compile(r"\w"))
+        visit.page.keyboard.press("Escape")
+        expect(visit.page.locator(".stats")).to_have_text("Stopped")

@@ -315,3 +315,29 @@ def test_a_narrow_page(browser: Browser, server: Server) -> None:
         page.keyboard.press("Escape")
         expect(page.locator("#sidebar")).to_be_hidden()
         expect(page.get_by_role("button", name="Show conversations")).to_be_focused()
+
+
+def test_the_focus_is_never_lost(visit: Visit) -> None:
+    page = visit.page
+    shown(visit, "First.")
+    page.get_by_role("button", name="Regenerate").press("Enter")
+    expect(page.locator(".version")).to_have_text("2 of 2")
+    expect(page.locator("#message")).to_be_focused()
+    page.get_by_role("button", name="Previous version").press("Enter")
+    expect(page.get_by_role("button", name="Next version")).to_be_focused()
+    page.get_by_role("button", name="Rename: ?").press("Enter")
+    page.keyboard.type("Named")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Rename: Named")).to_be_focused()
+
+
+def test_only_models_that_answer_can_be_chosen(browser: Browser, server: Server) -> None:
+    tasks = {"vectors": {"task": "embed"}, "asleep": {}, "words": {"task": "generate"}}
+    body = {"data": [{"id": name, "meta": meta} for name, meta in tasks.items()]}
+    with visiting(browser, server.url) as visit:
+        visit.page.route("**/v1/models", lambda route: route.fulfill(json=body))
+        options = visit.open().page.locator("#model option")
+        expect(options).to_have_text(["asleep", "words"])
+        visit.page.locator("#model").select_option("words")
+        visit.page.reload()
+        expect(visit.ready().page.locator("#model")).to_have_value("words")

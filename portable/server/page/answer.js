@@ -2,6 +2,9 @@
 
 import { chat } from "./api.js";
 
+// What a request asks for beside the answer: its tokens, and how far the prompt is read.
+const TOLD = { stream_options: { include_usage: true }, return_progress: true };
+
 export class Answer {
   #abort = new AbortController();
   #thinkingSince = 0;
@@ -21,10 +24,7 @@ export class Answer {
   async run(body) {
     const { message } = this;
     try {
-      for await (const chunk of chat(
-        { ...body, stream_options: { include_usage: true } },
-        this.#abort.signal,
-      )) {
+      for await (const chunk of chat({ ...body, ...TOLD }, this.#abort.signal)) {
         this.#take(chunk);
         this.changed();
       }

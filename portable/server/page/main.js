@@ -94,6 +94,7 @@ function turn(message) {
   choose(open, message);
   keep(open);
   render();
+  transcript.view(message).focus();
 }
 
 function keep(conversation) {
@@ -110,6 +111,7 @@ function remove(id) {
   answers.get(id)?.stop();
   store.remove(id);
   if (open.id === id) startAnew();
+  else byId("new").focus();
   sidebar.update();
 }
 
@@ -139,6 +141,7 @@ async function answer(asked) {
   goTo(conversation.id);
   render();
   transcript.toEnd();
+  if (document.activeElement === document.body) composer.invite(); // its button is gone
   announce(say("answering"));
   const saving = setInterval(keepIfKnown, SAVE_EVERY, conversation);
   await current.run(body);
@@ -151,6 +154,7 @@ function ended(conversation, message) {
   keepIfKnown(conversation);
   sidebar.update();
   if (conversation === open) {
+    transcript.view(message)?.update(); // not a moment after the buttons
     renderState();
     const { error, text } = message;
     announce(error ? nameOf(error) : say("answered", { text: text.slice(0, SPOKEN) }));
@@ -255,4 +259,5 @@ listenToKeys({
 sayExamples();
 openFromAddress();
 if (!store.kept) status.unkept();
+status.refresh();
 status.watch().then(renderState);

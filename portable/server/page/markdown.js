@@ -29,10 +29,11 @@ export class Markdown {
     this.#source = source;
     const rest = source.slice(this.#settled);
     const found = blocks(rest);
-    if (this.#extendsCode(found)) return;
-    for (const { node } of this.#loose) node.remove();
-    this.#loose = found.map((block) => ({ block, node: build(block, 0) }));
-    this.#into.append(...this.#loose.map(({ node }) => node));
+    let same = 0;
+    while (same < found.length && grow(this.#loose[same], found[same])) same += 1;
+    for (const { node } of this.#loose.splice(same)) node.remove();
+    for (const block of found.slice(same)) this.#loose.push({ block, node: build(block, 0) });
+    this.#into.append(...this.#loose.slice(same).map(({ node }) => node));
     const first = firstLoose(found, rest);
     this.#settled += found[first]?.start ?? 0;
     this.#loose = this.#loose.slice(first);
@@ -43,21 +44,33 @@ export class Markdown {
     this.#settled = 0;
     this.#loose = [];
   }
-
-  /** A code block that only grew gets its new text and nothing else: these become long. */
-  #extendsCode(found) {
-    const [block, shown] = [found[0], this.#loose[0]];
-    const alone = found.length === 1 && this.#loose.length === 1;
-    if (!alone || block.kind !== "code" || shown.block.kind !== "code") return false;
-    if (shown.block.language !== block.language || !block.text.startsWith(shown.block.text))
-      return false;
-    shown.node
-      .querySelector("code")
-      .firstChild.appendData(block.text.slice(shown.block.text.length));
-    shown.block = block;
-    return true;
-  }
 }
+
+/** Make what is shown of a block into this one, where that is less work than a new one. */
+function grow(shown, block) {
+  if (shown?.block.kind !== block.kind) return false;
+  if (!GROWERS[block.kind]?.(shown.node, shown.block, block)) return false;
+  shown.block = block;
+  return true;
+}
+
+/** For each kind that becomes long: (node, block as it was, block now) -> whether it was done. */
+const GROWERS = {
+  paragraph: (node, was, now) => was.text === now.text,
+  code(node, was, now) {
+    if (was.language !== now.language || !now.text.startsWith(was.text)) return false;
+    node.querySelector("code").firstChild.appendData(now.text.slice(was.text.length));
+    return true;
+  },
+  list(node, was, now) {
+    if (was.ordered !== now.ordered || was.first !== now.first) return false;
+    let same = 0;
+    while (same < now.items.length && was.items[same] === now.items[same]) same += 1;
+    while (node.children.length > same) node.lastChild.remove();
+    node.append(...now.items.slice(same).map((text) => item(text, 0)));
+    return true;
+  },
+};
 
 /** The first block that may still change: the last, or the one before it too. */
 function firstLoose(found, text) {

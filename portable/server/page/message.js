@@ -48,6 +48,10 @@ export class MessageView {
     this.#shown = message.state;
   }
 
+  focus() {
+    this.below.querySelector("button:not(:disabled)")?.focus();
+  }
+
   /** Turn the text of a user's message into a field. */
   edit() {
     const field = el("textarea", {
@@ -58,7 +62,7 @@ export class MessageView {
     field.value = this.message.text;
     const close = () => {
       form.replaceWith(this.text, this.below);
-      this.below.querySelector("button")?.focus();
+      this.focus();
     };
     const save = (event) => {
       event.preventDefault();
@@ -189,9 +193,12 @@ export function sends(event) {
 
 /** What a waiting answer waits for; `progress` is the server's `portable` field, or null. */
 function waitingFor(progress) {
-  if (progress?.state === "queued") return say("queued", { position: progress.position ?? 1 });
-  if (progress?.state === "loading") return say("loading");
-  if (progress?.fraction > 0)
-    return say("reading", { percent: Math.round(progress.fraction * 100) });
+  const { state, position, processed, total, eta_s: seconds } = progress ?? {};
+  if (state === "loading") return say("loading");
+  if (state === "queued") return say("queued", { position: number(position ?? 0) });
+  if (state === "reading" && total) {
+    const percent = Math.round((100 * processed) / total);
+    return say(seconds >= 1 ? "readingFor" : "reading", { percent, seconds: number(seconds ?? 0) });
+  }
   return say("waiting");
 }

@@ -121,7 +121,8 @@ function choice(settings, name, title, options, set, hint) {
 
 function keys() {
   const rows = KEYS.map(([keys, words]) => {
-    const caps = keys.split(" ").map((key) => el("kbd", {}, key));
+    const control = navigator.platform.startsWith("Mac") ? "⌘" : "Ctrl";
+    const caps = keys.split(" ").map((key) => el("kbd", {}, key === "Ctrl" ? control : key));
     return el("div", {}, el("dt", {}, ...caps), el("dd", {}, say(words)));
   });
   return el("dl", { class: "keys" }, ...rows);

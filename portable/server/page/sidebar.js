@@ -38,7 +38,9 @@ export class Sidebar {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const all = this.#store.list();
     const found = words.length ? all.filter((one) => matches(one, words)) : all;
+    const focused = focusedItem();
     byId("conversations").replaceChildren(...found.map((one) => this.#item(one)));
+    focused?.();
     byId("none-found").textContent = found.length ? "" : say(all.length ? "noneFound" : "noneYet");
   }
 
@@ -58,7 +60,7 @@ export class Sidebar {
     );
     return el(
       "li",
-      { class: this.#acts.isRunning(one.id) ? "running" : null },
+      { "data-id": one.id, class: this.#acts.isRunning(one.id) ? "running" : null },
       title,
       iconButton("edit", `${say("rename")}: ${one.title}`, () => this.#rename(one)),
       iconButton("delete", `${say("delete")}: ${one.title}`, () => this.#delete(one)),
@@ -82,4 +84,13 @@ export class Sidebar {
     const sure = await ask({ title: say("deleteTitle"), text, yes: say("delete"), danger: true });
     if (sure !== null) this.#acts.deleted(one.id);
   }
+}
+
+/** How to bring the focus back to the button that has it, once the list is made anew. */
+function focusedItem() {
+  const button = document.activeElement;
+  const item = button.closest("#conversations li");
+  if (!item) return null;
+  const at = [...item.children].indexOf(button);
+  return () => document.querySelector(`[data-id="${item.dataset.id}"]`)?.children[at].focus();
 }

@@ -47,7 +47,7 @@ export class Status {
   /** Read the list of models again. */
   async refresh() {
     try {
-      this.#models = await models();
+      this.#models = (await models()).filter(isForChat);
     } catch (error) {
       this.refused(error);
     }
@@ -89,6 +89,11 @@ export class Status {
     // The same words again would be read aloud again.
     if (byId("banner-text").textContent !== words) byId("banner-text").textContent = words || "";
   }
+}
+
+/** Models that make vectors or scores cannot answer; of one that is not loaded it is not known. */
+function isForChat({ meta }) {
+  return (meta?.task ?? "generate") === "generate";
 }
 
 function banner({ status, message }) {

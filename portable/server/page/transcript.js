@@ -5,12 +5,14 @@ import { byId } from "./dom.js";
 import { MessageView } from "./message.js";
 
 const NEAR = 48; // pixels from the end at which the page follows
+const REST = 4; // times as long as a drawing took: the model wants the processor, too
 
 export class Transcript {
   #acts;
   #views = new Map();
   #follows = true;
   #waiting = new Set();
+  #pause = 0; // milliseconds until the next drawing
 
   constructor(acts) {
     this.#acts = acts;
@@ -37,9 +39,9 @@ export class Transcript {
     byId("welcome").hidden = this.#views.size > 0;
   }
 
-  /** A message has something new: shown with the next frame, however many tokens that is. */
+  /** A message has something new: shown with one of the next frames, however many tokens it is. */
   changed(message) {
-    if (!this.#waiting.size) requestAnimationFrame(() => this.#draw());
+    if (!this.#waiting.size) setTimeout(requestAnimationFrame, this.#pause, () => this.#draw());
     this.#waiting.add(message);
   }
 
@@ -53,8 +55,10 @@ export class Transcript {
   }
 
   #draw() {
+    const began = performance.now();
     for (const message of this.#waiting) this.#views.get(message)?.update();
     this.#waiting.clear();
+    this.#pause = (performance.now() - began) * REST;
   }
 
   #keepUp() {

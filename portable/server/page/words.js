@@ -86,6 +86,10 @@ const WORDS = {
   queued: ["Waiting in the queue: {position} before you", "排队中：前面还有 {position} 个请求"],
   loading: ["The model is loading …", "模型正在加载…"],
   reading: ["Reading the conversation … {percent} %", "正在读取对话… {percent} %"],
+  readingFor: [
+    "Reading the conversation … {percent} %, about {seconds} s more",
+    "正在读取对话… {percent} %，还需约 {seconds} 秒",
+  ],
   stopped: ["Stopped", "已停止"],
   cut: ["The answer reached its token limit.", "回答达到了 token 上限。"],
   answering: ["The model is answering", "模型正在回答"],
