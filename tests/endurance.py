@@ -3,14 +3,17 @@
     python tests/endurance.py kill 200       kill -9 of the model's process under load
     python tests/endurance.py cancel 5000    clients that leave at random moments
     python tests/endurance.py soak 30        minutes of eight clients with mixed lengths
+    python tests/endurance.py crowd 500      idle connections, and 64 streams beside them
 
 Not a part of the test run: it takes as long as it is told to. It fails where something leaks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import re
 import statistics
 import sys
 import threading
@@ -25,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import httpx2
 import psutil
-from serving import CHAT, Server, asking, running, until
+from serving import CHAT, Server, asking, events, running, text_of, until
 from test_server_cancel import leave, start
 
+_STREAMS = 64
 CANARY = "Count from one to twenty in words."
 ENDLESS = {"max_tokens": 400, "logit_bias": {"2": -100, "0": -100}}
 
@@ -141,9 +145,66 @@ def soak(server: Server, minutes: int) -> dict[str, Any]:
     return {"minutes": minutes, "requests": seen["200"], "model_mb_each_minute": memory}
 
 
+def crowd(server: Server, count: int) -> dict[str, Any]:
+    """`count` connections wait beside 64 streams; none is lost, and each waiting one works."""
+    own = psutil.Process(server.process.pid)
+    before = own.memory_info().rss
+
+    async def run() -> dict[str, Any]:
+        idle = [await Idle.open(server) for _ in range(count)]
+        with_idle = own.memory_info().rss
+        texts = await asyncio.gather(*(_streamed(server, number) for number in range(_STREAMS)))
+        with_streams = own.memory_info().rss
+        assert all(texts), "a stream said nothing"
+        answers = [await connection.ask() for connection in idle]
+        for connection in idle:
+            connection.writer.close()
+        return {
+            "idle": count,
+            "idle_that_still_answer": answers.count(True),
+            "streams_to_their_end": len(texts),
+            "kb_an_idle_connection": round((with_idle - before) / count / 1000, 1),
+            "kb_a_stream": round((with_streams - with_idle) / _STREAMS / 1000, 1),
+        }
+
+    found = asyncio.run(run())
+    assert found["idle_that_still_answer"] == count
+    return found
+
+
+class Idle:
+    """A connection that asks now and then."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, server: Server) -> Idle:
+        made = cls(*await asyncio.open_connection("127.0.0.1", server.port))
+        assert await made.ask()
+        return made
+
+    async def ask(self) -> bool:
+        self.writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"content-length: (\d+)", head)
+        await self.reader.readexactly(int(length))
+        return head.startswith(b"HTTP/1.1 200")
+
+
+async def _streamed(server: Server, number: int) -> str:
+    """The text of one stream, with a usage of as many tokens as were asked for."""
+    async with httpx2.AsyncClient(timeout=300, trust_env=False) as client:
+        body = asking(f"{number}: tell a story", stream=True, **(ENDLESS | {"max_tokens": 24}))
+        reply = await client.post(server.url + CHAT, json=body)
+        chunks = events(reply)
+        assert chunks[-1]["usage"]["completion_tokens"] == 24
+        return text_of(chunks)
+
+
 def main() -> None:
     jobs: dict[str, Callable[[Server, int], dict[str, Any]]]
-    jobs = {"kill": kill, "cancel": cancel, "soak": soak}
+    jobs = {"kill": kill, "cancel": cancel, "soak": soak, "crowd": crowd}
     job, number = jobs[sys.argv[1]], int(sys.argv[2])
     with running({"context": 8192}) as server:
         before_text = canary(server)
