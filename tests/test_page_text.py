@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
 import pytest
-from browser import Visit, browser, stream, visiting
+from browser import ELSEWHERE, Visit, browser, stream, visiting
 from playwright.sync_api import Browser, expect
 from serving import Server, running
 
@@ -341,3 +342,28 @@ def test_only_models_that_answer_can_be_chosen(browser: Browser, server: Server)
         visit.page.locator("#model").select_option("words")
         visit.page.reload()
         expect(visit.ready().page.locator("#model")).to_have_value("words")
+
+
+def test_another_machine_over_http(browser: Browser) -> None:
+    """There a browser gives a page no clipboard and no randomUUID: it gets along without."""
+    with running(allowed_hosts=(ELSEWHERE,)) as server:
+        address = server.url.replace("127.0.0.1", ELSEWHERE)
+        with visiting(browser, address) as visit:
+            page = visit.open().page
+            assert not page.evaluate("isSecureContext")
+            shown(visit, CODE)
+            page.get_by_role("button", name="Copy code").click()
+            page.focus("#message")
+            page.keyboard.press("Control+v")
+            expect(page.locator("#message")).to_have_value("def f(a):\n    return a < 1 && b")
+
+
+def test_behind_a_proxy_s_prefix(browser: Browser) -> None:
+    with (
+        running(root_path="/models/portable") as server,
+        visiting(browser, server.url + "/models/portable") as visit,
+    ):
+        visit.open().ask("Say hi.")
+        expect(visit.last()).to_contain_text(re.compile(r"\w"))
+        visit.page.keyboard.press("Escape")
+        expect(visit.page.locator(".stats")).to_be_visible()

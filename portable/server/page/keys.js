@@ -17,7 +17,10 @@ function actOf(event, { stop, startAnew, editLast, hideSidebar }) {
   const control = event.ctrlKey || event.metaKey;
   const key = event.key.toLowerCase();
   const inField = event.target.matches("input, textarea, select");
-  if (key === "escape") return document.body.classList.contains("sidebar") ? hideSidebar : stop;
+  if (key === "escape") {
+    if (document.body.classList.contains("sidebar")) return hideSidebar;
+    return event.target === byId("search") ? null : stop; // there it means: clear
+  }
   if (control && event.shiftKey && key === "o") return startAnew;
   if (control && key === "k") return () => byId("search").focus();
   if (key === "/" && !inField && !control) return () => byId("message").focus();
