@@ -67,6 +67,7 @@ class Dialect:
     `control` are control tokens, which otherwise have no text, that the reader wants to see.
     `show` makes of messages and tools what the template gets: messages, and its options.
     `arguments` makes a function's parameters into Lark rules, the first one of the given name.
+    `stop` are texts that end an answer: what models write on with that invent a call's result.
     """
 
     name: str
@@ -75,3 +76,4 @@ class Dialect:
     control: tuple[str, ...] = ()
     show: Callable[[list[Message], list[Tool]], Shown] = by_template
     arguments: Callable[[str, Function], list[str]] = json_rules
+    stop: tuple[str, ...] = ()

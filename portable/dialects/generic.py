@@ -50,4 +50,4 @@ def _plain(message: Message) -> Message:
     return with_calls_written(HERMES.form, message)
 
 
-GENERIC = Dialect("generic", Hermes, HERMES.form, show=_show)
+GENERIC = Dialect("generic", Hermes, HERMES.form, show=_show, stop=("<tool_response>",))

@@ -22,8 +22,7 @@ class Glm4(Parser):
                 break
             if not (yield from named_call(self, name, end)):
                 break
-            yield from self.skip(_OBSERVATION)
         yield from self.rest()
 
 
-GLM4 = Dialect("glm4", Glm4, Form("", "\n"), (_OBSERVATION,))
+GLM4 = Dialect("glm4", Glm4, Form("", "\n"), (_OBSERVATION,), stop=(_OBSERVATION,))

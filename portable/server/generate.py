@@ -194,7 +194,13 @@ class Exchange:
                 yield Piece(index, said)
             used = delta.usage or Usage(0, 0, 0)
             self._record.finish(used)
-            yield Piece(index, finish_reason=delta.finish_reason, usage=used, stop=delta.stop)
+            yield Piece(
+                index, finish_reason=delta.finish_reason, usage=used, stop=self._told(delta.stop)
+            )
+
+    def _told(self, stop: str) -> str:
+        """The stop sequence, if it is one of the request's: dialects have theirs."""
+        return stop if stop in self._wanted.said.get("stop", ()) else ""
 
     def _headers(self) -> dict[str, str]:
         return self._served.clamped(self._wanted.said, self._prompt_tokens)

@@ -39,8 +39,13 @@ class Speech:
         shown = self._dialect.control if self._reads_dialect(asked) else ()
         if tags:
             shown = (*shown, tags.open, tags.close)
+        stop = self._dialect.stop if asked.tools and asked.tools.functions else ()
         params = replace(
-            params, grammar=self._grammar(params.grammar, asked), thinking=thinking, shown=shown
+            params,
+            grammar=self._grammar(params.grammar, asked),
+            thinking=thinking,
+            shown=shown,
+            stop=(*params.stop, *stop),
         )
         return protocol.Generate(id, params, messages, asked.options | options, begun=asked.begun)
 
