@@ -254,7 +254,10 @@ def test_the_key_comes_as_anthropics_client_sends_it_which_survives_pings() -> N
         with anthropic.Anthropic(base_url=guarded.url, api_key="secret", max_retries=0) as client:
             body["messages"] = [USER | {"content": "b " * 200}]
             with client.messages.stream(
-                model="smol", max_tokens=2, messages=body["messages"]
+                model="smol",
+                max_tokens=2,
+                messages=body["messages"],
+                extra_body={"temperature": 0},
             ) as it:
                 assert it.get_final_message().usage.output_tokens == 2
 
