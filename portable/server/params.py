@@ -82,10 +82,8 @@ def chat_messages(request: ChatRequest) -> list[dict[str, Any]]:
     return [_message(message, at) for at, message in enumerate(request.messages)]
 
 
-def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
+def refuse_unsupported(request: CompletionRequest) -> None:
     """Say what this version cannot do instead of ignoring it. Raises InvalidRequest."""
-    if isinstance(request, ChatRequest):
-        return
     several = request.best_of not in (None, request.n or 1)
     asked = {"suffix": request.suffix, "best_of": several}
     for name, value in asked.items():

@@ -36,7 +36,6 @@ def wanted(asked: ChatRequest, param: str = "messages") -> Wanted:
 
     `param` is the field that the messages came in.
     """
-    params.refuse_unsupported(asked)
     return Wanted(
         prompts=[conversation(asked)],
         said=params.sampling(asked),
