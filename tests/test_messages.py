@@ -310,3 +310,57 @@ def test_a_schema_shapes_the_message(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError, match=r"output_config\.format\.schema"):
         config["format"]["schema"] = {"type": "nix"}
         client.messages.create(messages=[USER], output_config=config, **shaped)
+
+
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER: Any = {"name": "get_weather", "description": "The weather", "input_schema": SCHEMA}
+ASKS: Any = {"role": "user", "content": "How is the weather in Paris?"}
+
+
+def test_a_tool_is_called_and_its_result_read(client: anthropic.Anthropic) -> None:
+    asked = SMALL | {"max_tokens": 60, "messages": [ASKS], "tools": [WEATHER]}
+    for choice in ({"type": "any"}, {"type": "tool", "name": "get_weather"}):
+        asked["tool_choice"] = {**choice, "disable_parallel_tool_use": True}
+        called = client.messages.create(**asked)
+        assert called.stop_reason == "tool_use"
+        (block,) = called.content
+        assert block.type == "tool_use" and block.name == "get_weather"
+        assert block.input["city"] in ("Paris", "Rome")
+    with client.messages.stream(**asked) as stream:
+        (streamed_block,) = stream.get_final_message().content
+    assert streamed_block.type == "tool_use" and streamed_block.input == block.input
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "Sunny"}
+    turns: Any = [ASKS, called.to_param(), {"role": "user", "content": [result]}]
+    answer = client.messages.create(messages=turns, **SMALL)
+    assert answer.content[0].type == "text" and answer.content[0].text
+
+
+def test_the_tokens_that_are_counted_are_those_that_are_read(client: anthropic.Anthropic) -> None:
+    asked: Any = {"model": "smol", "messages": [ASKS], "system": "Be kind."}
+    alone = client.messages.count_tokens(**asked).input_tokens
+    used = client.messages.create(max_tokens=1, **asked).usage
+    assert alone == used.input_tokens + (used.cache_read_input_tokens or 0)
+    assert client.messages.count_tokens(tools=[WEATHER], **asked).input_tokens > alone
+
+
+def test_the_last_turn_is_gone_on_with_if_it_is_the_assistants(client: anthropic.Anthropic) -> None:
+    turns: Any = [{"role": "user", "content": "Say hi."}]
+    whole = client.messages.create(messages=turns, **SMALL).content[0]
+    assert whole.type == "text"
+    begun: Any = [*turns, {"role": "assistant", "content": whole.text[:5]}]
+    rest = client.messages.create(messages=begun, **SMALL | {"max_tokens": 7}).content[0]
+    assert rest.type == "text" and whole.text.startswith(whole.text[:5] + rest.text[:5])
+
+
+def test_a_wrong_tool_is_named_by_its_place(server: Server) -> None:
+    bad = {"name": "f", "input_schema": {"type": "nix"}}
+    body = {"max_tokens": 8, "messages": [USER], "tools": [WEATHER, bad]}
+    said = check_error(
+        server.post(PATH, body | {"tool_choice": {"type": "any"}}), 400, "invalid_request_error"
+    )
+    assert said.startswith("tools[1].input_schema")

@@ -16,7 +16,8 @@ from serving import Server, check_error, server
 
 from portable.dialects.said import CallDelta, Said, joined
 from portable.errors import InvalidRequest
-from portable.server.api.responses import as_chat, read
+from portable.server.api.responses import read
+from portable.server.items import as_chat
 from portable.server.kept import Kept, ResponseStore
 from portable.server.layout import Answer
 from portable.server.responses import ResponseLayout
@@ -243,3 +244,47 @@ def test_errors_name_the_field_by_its_own_name(server: Server) -> None:
     gone = server.post(PATH, {"input": "a", "previous_response_id": "resp_x"})
     error = check_error(gone, 404, "previous_response_id")
     assert error["code"] == "previous_response_not_found"
+
+
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather",
+    "strict": True,
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_a_function_is_called_and_its_output_read(client: openai.OpenAI) -> None:
+    ask = "How is the weather in Paris?"
+    asked = SMALL | {"input": ask, "max_output_tokens": 60, "tools": [WEATHER]}
+    asked |= {"parallel_tool_calls": False}
+    for choice in ("required", {"type": "function", "name": "get_weather"}):
+        called = client.responses.create(**asked, tool_choice=choice)
+        (call,) = called.output
+        assert call.type == "function_call" and call.name == "get_weather"
+        assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    with client.responses.stream(**asked, tool_choice="required") as stream:
+        told = list(stream)
+        (same,) = stream.get_final_response().output
+    kind = "response.function_call_arguments.delta"
+    assert "".join(event.delta for event in told if event.type == kind) == call.arguments
+    assert same.type == "function_call" and same.arguments == call.arguments
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}
+    answer = client.responses.create(input=[output], previous_response_id=called.id, **SMALL)
+    assert answer.output_text
+    whole: Any = [{"role": "user", "content": ask}, {"id": call.id}, output]
+    assert client.responses.create(input=whole, **SMALL).output_text == answer.output_text
+
+
+def test_the_tokens_that_are_counted_are_those_that_are_read(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "smol", "input": "Say hi.", "instructions": "Be kind."}
+    alone = client.responses.input_tokens.count(**asked).input_tokens
+    used = client.responses.create(**asked, max_output_tokens=1).usage
+    assert used and alone == used.input_tokens
+    assert client.responses.input_tokens.count(**asked, tools=[WEATHER]).input_tokens > alone

@@ -1,17 +1,82 @@
-"""The items of the Responses API: a conversation made of them, and an answer's blocks as items."""
+"""The Responses API's items as a chat's request, and an answer's blocks as items."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from portable.errors import InvalidRequest
 from portable.server.blocks import Block
-from portable.server.params import plain_text
-from portable.server.wire.chat import Called, ChatMessage, ToolCall
-from portable.server.wire.responses import Item
+from portable.server.params import plain_text, with_system
+from portable.server.wire import chat
+from portable.server.wire.chat import Called, ChatMessage, ChatRequest, Function, Tool, ToolCall
+from portable.server.wire.responses import FunctionTool, Item, ResponseRequest, ToolChoice
+from portable.server.wire.sampling import JsonSchema, ResponseFormat, Sampling
 
+_UNSUPPORTED = ("background", "conversation", "prompt", "top_logprobs")
+# A chat's fields by the names that they have here.
+NAMES = (
+    (re.compile(r"^response_format\.json_schema"), "text.format"),
+    (re.compile(r"^response_format"), "text.format"),
+    (re.compile(r"^(tools\[\d+\])\.function"), r"\1"),
+)
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")
+
+
+def as_chat(asked: ResponseRequest, conversation: Sequence[Item]) -> ChatRequest:
+    """The same as a chat's request. Raises InvalidRequest for what no chat can be asked."""
+    for name in _UNSUPPORTED:
+        if getattr(asked, name):
+            raise InvalidRequest(f"{name} is not supported by this version", param=name)
+    if asked.n not in (None, 1):
+        raise InvalidRequest("n: a response is one answer", param="n")
+    shared = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
+    format = _response_format(asked)
+    return ChatRequest(
+        messages=with_system(asked.instructions, messages(conversation)),
+        max_completion_tokens=asked.max_output_tokens,
+        # A chat would go on with an answer that comes last.
+        continue_final_message=False,
+        reasoning_effort=asked.reasoning.effort if asked.reasoning else None,
+        tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
+        tool_choice=_tool_choice(asked),
+        parallel_tool_calls=asked.parallel_tool_calls,
+        **shared | ({"response_format": format} if format else {}),
+    )
+
+
+def _response_format(asked: ResponseRequest) -> ResponseFormat | None:
+    format = asked.text and asked.text.format
+    if not format:
+        return None
+    schema = JsonSchema(format.schema) if format.type == "json_schema" else None
+    return ResponseFormat(format.type, schema)
+
+
+def _tool(tool: FunctionTool, at: int) -> Tool:
+    """A function as chats write it."""
+    path = f"tools[{at}]"
+    if tool.type != "function":
+        raise InvalidRequest(
+            f"{path}.type: only functions can be called here, not {tool.type[:40]!r}",
+            param=f"{path}.type",
+        )
+    if tool.name is None:
+        raise InvalidRequest(f"{path}.name: a function needs one", param=f"{path}.name")
+    return Tool("function", Function(tool.name, tool.description, tool.parameters, tool.strict))
+
+
+def _tool_choice(asked: ResponseRequest) -> Any:
+    """The choice as chats write it."""
+    choice = asked.tool_choice
+    if not isinstance(choice, ToolChoice):
+        return choice
+    if choice.type == "function":
+        return chat.ToolChoice("function", chat.FunctionName(choice.name or ""))
+    names = [chat.FunctionName(tool.name or "") for tool in choice.tools or ()]
+    allowed = chat.AllowedTools(choice.mode or "auto", [chat.AllowedTool(name) for name in names])
+    return chat.ToolChoice("allowed_tools", allowed_tools=allowed)
 
 
 def check(items: Sequence[Item]) -> None:

@@ -14,16 +14,21 @@ from portable.server.api import loading, models, tokens
 from portable.server.api.chat import chat_completions
 from portable.server.api.completions import completions
 from portable.server.api.embeddings import embeddings
-from portable.server.api.messages import create_message
+from portable.server.api.messages import count_tokens, create_message
 from portable.server.api.metrics import metrics
 from portable.server.api.props import props
 from portable.server.api.rerank import rerank
-from portable.server.api.responses import create_response, delete_response, get_response
+from portable.server.api.responses import (
+    count_response_tokens,
+    create_response,
+    delete_response,
+    get_response,
+)
 from portable.server.guard import PUBLIC
 from portable.server.wire.chat import ChatRequest
 from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.embeddings import EmbeddingsRequest, RerankRequest
-from portable.server.wire.messages import MessageRequest
+from portable.server.wire.messages import CountRequest, MessageRequest
 from portable.server.wire.responses import ResponseRequest
 from portable.server.wire.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -50,6 +55,7 @@ def _hand(verb: str) -> tuple[str, ...]:
 
 
 _RESPONSES = ("/v1/responses", "/responses")
+_RESPONSE_TOKENS = tuple(path + "/input_tokens" for path in _RESPONSES)
 _ONE_RESPONSE = tuple(path + "/{id}" for path in _RESPONSES)
 _RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 
@@ -58,7 +64,9 @@ ENDPOINTS = (
     Endpoint("POST", ("/v1/chat/completions/input_tokens",), tokens.input_tokens, ChatRequest),
     Endpoint("POST", ("/v1/completions",), completions, CompletionRequest),
     Endpoint("POST", ("/v1/messages",), create_message, MessageRequest),
+    Endpoint("POST", ("/v1/messages/count_tokens",), count_tokens, CountRequest),
     Endpoint("POST", _RESPONSES, create_response, ResponseRequest),
+    Endpoint("POST", _RESPONSE_TOKENS, count_response_tokens, ResponseRequest),
     Endpoint("GET", _ONE_RESPONSE, get_response),
     Endpoint("DELETE", _ONE_RESPONSE, delete_response),
     Endpoint("POST", ("/v1/embeddings", "/embeddings"), embeddings, EmbeddingsRequest),

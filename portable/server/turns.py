@@ -9,23 +9,29 @@ from typing import Any, Literal
 
 from portable.errors import InvalidRequest
 from portable.server.params import UnsupportedContent, with_system
-from portable.server.wire import chat
-from portable.server.wire.chat import Called, ChatMessage, ChatRequest, TemplateOptions, ToolCall
+from portable.server.wire.chat import (
+    Called,
+    ChatMessage,
+    ChatRequest,
+    Function,
+    FunctionName,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 from portable.server.wire.messages import (
     Block,
-    Choice,
     CountRequest,
     Document,
     Image,
     MessageRequest,
-    OutputConfig,
     TextBlock,
     Thinking,
-    Tool,
     ToolResult,
     ToolUse,
     Turn,
 )
+from portable.server.wire.messages import Tool as AnthropicTool
 from portable.server.wire.sampling import JsonSchema, ResponseFormat
 
 # A chat's fields by the names that they have here.
@@ -51,10 +57,9 @@ def as_chat(asked: CountRequest) -> ChatRequest:
     return ChatRequest(
         messages=with_system(system, messages),
         model=asked.model,
-        **drawn,
         tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
-        tool_choice=_choice(asked.tool_choice),
-        parallel_tool_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
+        **drawn,
+        **_chosen(asked),
         **_shape(asked),
     )
 
@@ -64,30 +69,35 @@ def _drawn(asked: MessageRequest) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in _COPIED} | {"stop": asked.stop_sequences}
 
 
+def _chosen(asked: CountRequest) -> dict[str, Any]:
+    """Which tools have to be called."""
+    choice = asked.tool_choice
+    if choice is None:
+        return {}
+    if choice.type == "tool" and choice.name is None:
+        raise InvalidRequest("tool_choice.name: which tool?", param="tool_choice.name")
+    one = ToolChoice("function", FunctionName(choice.name or ""))
+    return {
+        "tool_choice": one if choice.type == "tool" else _CHOICES[choice.type],
+        "parallel_tool_calls": not choice.disable_parallel_tool_use,
+    }
+
+
 def _shape(asked: CountRequest) -> dict[str, Any]:
     """What an answer must look like, and how much thought it takes."""
     said: dict[str, Any] = {}
-    config = asked.output_config or OutputConfig()
-    thinks = asked.thinking.type != "disabled" if asked.thinking else None
-    said["chat_template_kwargs"] = TemplateOptions(thinks, reasoning_effort=config.effort)
-    if asked.thinking:
-        said["thinking_budget_tokens"] = asked.thinking.budget_tokens
-    if config.format:
-        schema = JsonSchema(config.format.schema)
-        said["response_format"] = ResponseFormat("json_schema", schema)
+    if thinking := asked.thinking:
+        said["enable_thinking"] = thinking.type != "disabled"
+        said["thinking_budget_tokens"] = thinking.budget_tokens
+    if config := asked.output_config:
+        said["reasoning_effort"] = "xhigh" if config.effort == "max" else config.effort
+        if config.format:
+            schema = JsonSchema(config.format.schema)
+            said["response_format"] = ResponseFormat("json_schema", schema)
     return said
 
 
-def _choice(choice: Choice | None) -> chat.ToolChoice | Literal["none", "auto", "required"] | None:
-    """The choice as chats write it."""
-    if choice is None:
-        return None
-    if choice.type == "tool":
-        return chat.ToolChoice("function", chat.FunctionName(choice.name or ""))
-    return _CHOICES[choice.type]
-
-
-def _tool(tool: Tool, at: int) -> chat.Tool:
+def _tool(tool: AnthropicTool, at: int) -> Tool:
     """A tool of the client as a chat's function."""
     if tool.input_schema is None:
         path = f"tools[{at}].type"
@@ -95,8 +105,7 @@ def _tool(tool: Tool, at: int) -> chat.Tool:
             f"{path}: only tools that you run can be called here, not {str(tool.type)[:40]!r}",
             param=path,
         )
-    function = chat.Function(tool.name, tool.description, tool.input_schema)
-    return chat.Tool("function", function)
+    return Tool("function", Function(tool.name, tool.description, tool.input_schema))
 
 
 def _messages(turn: Turn, at: int) -> list[ChatMessage]:

@@ -59,8 +59,14 @@ async def apply_template(request: Request) -> Response:
 async def input_tokens(request: Request) -> Response:
     """How many tokens a chat request is."""
     asked = await read_body(request, ChatRequest)
-    _, found = await query(request, asked.model, _render(asked))
-    return JSON({"object": "response.input_tokens", "input_tokens": len(found.ids)})
+    count = await prompt_tokens(request, asked, "messages")
+    return JSON({"object": "response.input_tokens", "input_tokens": count})
+
+
+async def prompt_tokens(request: Request, asked: ChatRequest, field: str) -> int:
+    """How many tokens its model reads of a chat request, whose messages came in `field`."""
+    _, found = await query(request, asked.model, _render(asked), field)
+    return len(found.ids)
 
 
 def _render(asked: ChatRequest) -> Callable[[Served], protocol.Render]:

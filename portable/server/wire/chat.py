@@ -11,6 +11,7 @@ from portable.server.wire.sampling import Sampling
 
 MAX_TOOLS = 128
 FunctionText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -98,7 +99,7 @@ class ChatRequest(Sampling, kw_only=True):
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     reasoning_format: Literal["none", "deepseek", "auto"] | None = None
     thinking_budget_tokens: Annotated[int, Meta(ge=-1, le=1 << 31)] | None = None
     continue_final_message: bool | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from portable.server.wire.chat import FunctionText
+from portable.server.wire.chat import MAX_TOOLS, FunctionText
 from portable.server.wire.sampling import Fraction, StopText
 
 
@@ -77,7 +77,7 @@ class OutputFormat(msgspec.Struct):
 
 
 class OutputConfig(msgspec.Struct):
-    effort: str | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 
@@ -87,7 +87,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=10_000)]
     model: str | None = None
     system: str | list[TextBlock] | None = None
-    tools: Annotated[list[Tool], Meta(max_length=256)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from portable.server.wire.chat import FunctionText, Part
+from portable.server.wire.chat import MAX_TOOLS, Effort, FunctionText, Part
 from portable.server.wire.sampling import Sampling
 
 
@@ -45,7 +45,7 @@ class TextOptions(msgspec.Struct):
 
 
 class Reasoning(msgspec.Struct):
-    effort: str | None = None
+    effort: Effort | None = None
 
 
 class FunctionTool(msgspec.Struct):
@@ -76,7 +76,7 @@ class ResponseRequest(Sampling, kw_only=True):
     max_output_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Meta(max_length=256)] | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     store: bool | None = None
