@@ -288,3 +288,17 @@ def test_the_tokens_that_are_counted_are_those_that_are_read(client: openai.Open
     used = client.responses.create(**asked, max_output_tokens=1).usage
     assert used and alone == used.input_tokens
     assert client.responses.input_tokens.count(**asked, tools=[WEATHER]).input_tokens > alone
+
+
+def test_how_likely_the_tokens_were_comes_with_their_text(client: openai.OpenAI) -> None:
+    asked: Any = {"input": "Say hi.", "include": ["message.output_text.logprobs"]}
+    whole = client.responses.create(**asked, top_logprobs=2, **SMALL)
+    assert whole.output[0].type == "message"
+    part = whole.output[0].content[0]
+    assert part.type == "output_text" and part.logprobs
+    assert "".join(known.token for known in part.logprobs) == part.text
+    assert {len(known.top_logprobs) for known in part.logprobs} == {2}
+    with client.responses.stream(**asked, top_logprobs=2, **SMALL) as stream:
+        told = [event for event in stream if event.type == "response.output_text.delta"]
+    found = [known.logprob for event in told for known in event.logprobs]
+    assert found == pytest.approx([known.logprob for known in part.logprobs], abs=1e-4)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from portable.dialects.said import CallDelta, Said
+from portable.engine.logprobs import TokenLogprob
 
 Kind = Literal["reasoning", "text", "call"]
 
 
 @dataclass(slots=True)
 class Block:
-    """`text` is what was said so far: of a call its arguments, the text of a JSON object."""
+    """`text` is what was said so far: of a call its arguments, the text of a JSON object.
+
+    `logprobs` are those of a text's tokens, if they are wanted.
+    """
 
     kind: Kind
     index: int
     text: str = ""
     name: str = ""
     call_id: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

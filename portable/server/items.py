@@ -8,13 +8,15 @@ from typing import Any
 
 from portable.errors import InvalidRequest
 from portable.server.blocks import Block
+from portable.server.openai import tokens
 from portable.server.params import plain_text, with_system
 from portable.server.wire import chat
 from portable.server.wire.chat import Called, ChatMessage, ChatRequest, Function, Tool, ToolCall
 from portable.server.wire.responses import FunctionTool, Item, ResponseRequest, ToolChoice
 from portable.server.wire.sampling import JsonSchema, ResponseFormat, Sampling
 
-_UNSUPPORTED = ("background", "conversation", "prompt", "top_logprobs")
+_UNSUPPORTED = ("background", "conversation", "prompt")
+_LOGPROBS = "message.output_text.logprobs"
 # A chat's fields by the names that they have here.
 NAMES = (
     (re.compile(r"^response_format\.json_schema"), "text.format"),
@@ -33,6 +35,7 @@ def as_chat(asked: ResponseRequest, conversation: Sequence[Item]) -> ChatRequest
         raise InvalidRequest("n: a response is one answer", param="n")
     shared = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
     format = _response_format(asked)
+    logprobs = _LOGPROBS in (asked.include or ()) or asked.top_logprobs is not None
     return ChatRequest(
         messages=with_system(asked.instructions, messages(conversation)),
         max_completion_tokens=asked.max_output_tokens,
@@ -42,6 +45,8 @@ def as_chat(asked: ResponseRequest, conversation: Sequence[Item]) -> ChatRequest
         tools=[_tool(tool, at) for at, tool in enumerate(asked.tools or [])] or None,
         tool_choice=_tool_choice(asked),
         parallel_tool_calls=asked.parallel_tool_calls,
+        logprobs=logprobs,
+        top_logprobs=asked.top_logprobs,
         **shared | ({"response_format": format} if format else {}),
     )
 
@@ -131,10 +136,10 @@ def item(block: Block, id: str, status: str) -> dict[str, Any]:
 
 def part(block: Block, *, empty: bool = False) -> dict[str, Any]:
     """What is in an item that is not a call."""
-    text = "" if empty else block.text
+    text, logprobs = ("", []) if empty else (block.text, tokens(block.logprobs))
     if block.kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 _TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from portable import __version__
+from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Usage
 from portable.server import sse
 from portable.server.layout import Piece, Waiting
@@ -93,6 +94,21 @@ def waited(waiting: Waiting) -> dict[str, Any]:
             "time_ms": round(read.seconds * 1000),
         }
     return more
+
+
+def tokens(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Each token with its bytes and probability, and the likeliest ones in its place.
+
+    In a chat's choice alone: ms-swift's client cannot read OpenAI's `refusal` beside them.
+    """
+    return [
+        {**_token(known.token, known.logprob), "top_logprobs": [_token(*top) for top in known.top]}
+        for known in logprobs
+    ]
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
 
 
 def usage(*spent: Usage | None) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
+from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Usage
 from portable.server import items, sse
 from portable.server.blocks import Block, Blocks, Step
 from portable.server.layout import Answer, Piece, Waiting
-from portable.server.openai import waited
+from portable.server.openai import tokens, waited
 from portable.server.wire.responses import ResponseRequest
 
 Keep = Callable[[dict[str, Any]], None]
@@ -39,6 +40,7 @@ class ResponseLayout:
         self._numbers = itertools.count()
         self._blocks = Blocks()
         self._output: list[dict[str, Any]] = []
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._shared = {
             "id": self.id,
             "object": "response",
@@ -52,6 +54,7 @@ class ResponseLayout:
         yield self._lifecycle("in_progress", self._response("in_progress"))
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
+        self._logprobs += piece.logprobs
         for step in self._blocks.push(piece.said):
             yield from self._step(step, "completed")
         if piece.finish_reason:
@@ -77,7 +80,11 @@ class ResponseLayout:
     def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
         (answer,) = answers
         status = _status(answer.finish_reason)
+        # Which tokens are whose is not known where thoughts and calls came with the text.
+        alone = not (answer.said.reasoning or answer.said.calls)
         for step in itertools.chain(self._blocks.push(answer.said), self._blocks.finish()):
+            if alone:
+                step.block.logprobs = answer.logprobs
             last = step.block.index == len(self._blocks.all) - 1
             self._note(step, status if last else "completed")
         return self._finished(status, answer.usage)
@@ -91,15 +98,24 @@ class ResponseLayout:
             if block.kind != "call":
                 yield self._within(block, "content_part.added", part=items.part(block, empty=True))
         elif step.change == "more":
-            yield self._within(block, "delta", delta=step.text)
+            yield self._within(block, "delta", delta=step.text, **self._likely(block))
         else:
             yield from self._ended(block)
+
+    def _likely(self, block: Block) -> dict[str, Any]:
+        """How likely the tokens were that a text has just got; thoughts and calls tell nothing."""
+        found, self._logprobs = self._logprobs, []
+        if block.kind != "text":
+            return {}
+        block.logprobs += found
+        return {"logprobs": tokens(found)}
 
     def _ended(self, block: Block) -> Iterator[bytes]:
         if block.kind == "call":
             yield self._within(block, "done", arguments=block.text, name=block.name)
         else:
-            yield self._within(block, "done", text=block.text)
+            likely = {"logprobs": tokens(block.logprobs)} if block.kind == "text" else {}
+            yield self._within(block, "done", text=block.text, **likely)
             yield self._within(block, "content_part.done", part=items.part(block))
         yield self._of(block, "response.output_item.done", item=self._output[block.index])
 
@@ -114,9 +130,7 @@ class ResponseLayout:
 
     def _within(self, block: Block, name: str, /, **more: Any) -> bytes:
         """An event of a block's text: of calls they name no content part."""
-        place: dict[str, Any] = {} if block.kind == "call" else {"content_index": 0}
-        if block.kind == "text" and name in ("delta", "done"):
-            place |= {"logprobs": []}
+        place = {} if block.kind == "call" else {"content_index": 0}
         stem = "response" if "." in name else _STREAMS[block.kind]
         id = self._output[block.index]["id"]
         return self._of(block, f"{stem}.{name}", item_id=id, **place, **more)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.dialects.said import CallDelta
-from portable.engine.logprobs import TokenLogprob
 from portable.server import params
 from portable.server.body import read_body
 from portable.server.conversation import conversation
 from portable.server.generate import respond
 from portable.server.layout import Answer, Piece
-from portable.server.openai import Chunks, timings, usage
+from portable.server.openai import Chunks, timings, tokens, usage
 from portable.server.wanted import Wanted
 from portable.server.wire.chat import ChatRequest
 
@@ -68,7 +67,7 @@ class ChatLayout(Chunks):
             more["tool_calls"] = [_call_delta(call) for call in said.calls]
         choices = _choices(piece.index, content=said.content, **more)
         if piece.logprobs:
-            choices[0]["logprobs"] = _content(piece.logprobs)
+            choices[0]["logprobs"] = {"content": tokens(piece.logprobs)}
         return choices
 
     def finish(self, index: int, reason: str) -> list[dict[str, Any]]:
@@ -91,28 +90,12 @@ class ChatLayout(Chunks):
             "index": index,
             "message": message | _reasoning(said.reasoning),
             "finish_reason": _reason(answer.finish_reason, bool(calls)),
-            "logprobs": _content(answer.logprobs) if answer.logprobs else None,
+            "logprobs": {"content": tokens(answer.logprobs)} if answer.logprobs else None,
         }
 
 
 def _choices(index: int, finish: str | None = None, **delta: Any) -> list[dict[str, Any]]:
     return [{"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}]
-
-
-def _content(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
-    """Each token with its bytes and probability, and the likeliest ones in its place.
-
-    Without OpenAI's `refusal`, which ms-swift's client cannot read.
-    """
-    content = []
-    for known in logprobs:
-        top = [_token(*other) for other in known.top]
-        content.append({**_token(known.token, known.logprob), "top_logprobs": top})
-    return {"content": content}
-
-
-def _token(token: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
 
 
 def _reasoning(text: str) -> dict[str, Any]:

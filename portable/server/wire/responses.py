@@ -81,6 +81,7 @@ class ResponseRequest(Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
+    include: list[str] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     background: bool | None = None
     conversation: Any = None
