@@ -13,9 +13,9 @@ import psutil
 
 from portable.errors import ContextLengthExceeded, EngineError, PortableError
 from portable.server import room
-from portable.server.model import MakeCommand, Stream
 from portable.server.names import Names
 from portable.server.served import Served
+from portable.server.stream import MakeCommand, Stream
 
 log = logging.getLogger("portable")
 

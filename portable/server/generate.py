@@ -19,11 +19,11 @@ from portable.engine.sequence import Delta, Progress, Usage
 from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
 from portable.server.layout import Answer, Layout, Piece, Waiting
-from portable.server.model import Stream
 from portable.server.observe import record_of
 from portable.server.replies import JSON, ClientLeft, shown
 from portable.server.served import Served
 from portable.server.state import State
+from portable.server.stream import Stream
 from portable.server.wanted import Wanted
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""One model in a child process: started, watched, restarted; its answers as async streams."""
+"""One model in a child process: started, watched, restarted, asked."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
 from portable.engine import protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
-from portable.engine.sequence import Delta, Progress
+from portable.engine.sequence import Delta
 from portable.errors import EngineError, PortableError, QueueFull
+from portable.server.stream import MakeCommand, Stream
 
 log = logging.getLogger("portable")
 
@@ -26,47 +26,6 @@ _TURNS = 10
 _MAX_FAILED = 3
 _TRIES = 2
 _WINDOW = 60.0
-MakeCommand = Callable[[], protocol.Generate | protocol.Query]
-
-
-class Stream:
-    """One request's deltas. `accepted` resolves to the prompt's number of tokens, or raises.
-
-    A query has no deltas, and `accepted` is its answer.
-    """
-
-    def __init__(self, id: str, command: MakeCommand) -> None:
-        self.id = id
-        self.command = command
-        self.tries = 0
-        self.accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
-        self.begun = False
-        self.progress: Progress | None = None
-
-    def put(self, delta: Delta) -> None:
-        self.begun, self.progress = True, delta.progress
-        self._deltas.put_nowait(delta)
-
-    def fail(self, error: PortableError) -> None:
-        """The request ends with this error, before or after it was accepted."""
-        if not self.accepted.done():
-            self.accepted.set_exception(error)
-            self.accepted.exception()  # nobody may be waiting for it any more
-        code = error.code or "error"
-        self.put(Delta(self.id, "", "error", None, (code, str(error))))
-
-    async def next(self) -> Delta:
-        """The next delta; one with a finish_reason is the last. Cancelling this loses nothing."""
-        return await self._deltas.get()
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        """Deltas up to the one with a finish_reason."""
-        while True:
-            delta = await self.next()
-            yield delta
-            if delta.finish_reason:
-                return
 
 
 class ModelProcess:

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from portable.engine.sequence import Delta
-from portable.server.model import Stream
+from portable.server.stream import Stream
 
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
