@@ -17,6 +17,7 @@ from portable.dialects.said import CallDelta, Said, joined
 from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
 from portable.server.anthropic import MessageLayout
+from portable.server.body import unread
 from portable.server.layout import Answer
 from portable.server.replies import anthropic_error
 from portable.server.turns import as_chat
@@ -364,3 +365,15 @@ def test_a_wrong_tool_is_named_by_its_place(server: Server) -> None:
         server.post(PATH, body | {"tool_choice": {"type": "any"}}), 400, "invalid_request_error"
     )
     assert said.startswith("tools[1].input_schema")
+
+
+def test_what_changes_nothing_is_known_to_strict_servers() -> None:
+    cached = {"cache_control": {"type": "ephemeral"}}
+    blocks = [{"type": "text", "text": "a"} | cached]
+    thought = {"type": "thinking", "thinking": "hm", "signature": "x"}
+    body = {
+        **{"max_tokens": 1, "system": blocks, "tools": [WEATHER | cached]},
+        **{"messages": [{"role": "assistant", "content": [thought, *blocks]}], "metadata": {}},
+    }
+    assert list(unread(body, request(**body))) == []
+    assert list(unread(body | {"nix": 1}, request(**body))) == ["nix"]

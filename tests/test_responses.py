@@ -17,6 +17,7 @@ from serving import Server, check_error, server
 from portable.dialects.said import CallDelta, Said, joined
 from portable.errors import InvalidRequest
 from portable.server.api.responses import read
+from portable.server.body import unread
 from portable.server.items import as_chat
 from portable.server.kept import Kept, ResponseStore
 from portable.server.layout import Answer
@@ -302,3 +303,10 @@ def test_how_likely_the_tokens_were_comes_with_their_text(client: openai.OpenAI)
         told = [event for event in stream if event.type == "response.output_text.delta"]
     found = [known.logprob for event in told for known in event.logprobs]
     assert found == pytest.approx([known.logprob for known in part.logprobs], abs=1e-4)
+
+
+@given(answers())
+def test_what_a_response_says_is_known_to_strict_servers(said: list[Said]) -> None:
+    output = streamed(layout(), said)[-1]["response"]["output"]
+    body = {"input": output}
+    assert list(unread(body, request(**body))) == []

@@ -30,13 +30,17 @@ async def read_body(request: Request, kind: type[T]) -> T:
 
 
 def unread(given: Any, struct: Any, path: str = "") -> Iterator[str]:
-    """Paths of what the JSON has and the struct, or one inside it, does not."""
+    """Paths of what the JSON has and the struct, or one inside it, does not.
+
+    Except what the struct has `ignored`: fields that change nothing here.
+    """
     if isinstance(struct, msgspec.Struct) and isinstance(given, dict):
+        known = (struct.__struct_config__.tag_field, *getattr(struct, "ignored", ()))
         names = dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__))
         for key, value in given.items():
             if key in names:
                 yield from unread(value, getattr(struct, names[key]), f"{path}{key}.")
-            elif value is not None:
+            elif value is not None and key not in known:
                 yield path + key
     elif isinstance(struct, list) and isinstance(given, list):
         for at, (value, item) in enumerate(zip(given, struct)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 class Part(msgspec.Struct):
     """A part of a message's content; of these models only `text` parts make sense."""
+
+    ignored: ClassVar = ("annotations", "logprobs")
 
     type: str
     text: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,18 +12,26 @@ from portable.server.wire.sampling import Fraction, StopText
 
 
 class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
+    ignored: ClassVar = ("cache_control", "citations")
+
     text: str
 
 
 class Thinking(msgspec.Struct, tag_field="type", tag="thinking"):
+    ignored: ClassVar = ("signature",)
+
     thinking: str
 
 
 class RedactedThinking(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
     """Nothing that a model here could read."""
 
+    ignored: ClassVar = ("data",)
+
 
 class ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
+    ignored: ClassVar = ("cache_control", "caller")
+
     id: str
     name: str
     input: dict[str, Any]
@@ -38,6 +46,8 @@ class Document(msgspec.Struct, tag_field="type", tag="document"):
 
 
 class ToolResult(msgspec.Struct, tag_field="type", tag="tool_result"):
+    ignored: ClassVar = ("cache_control",)
+
     tool_use_id: str
     content: str | list[TextBlock | Image | Document] | None = None
     is_error: bool | None = None
@@ -53,6 +63,8 @@ class Turn(msgspec.Struct):
 
 class Tool(msgspec.Struct):
     """A tool that the client runs; `type` names those that Anthropic's servers would run."""
+
+    ignored: ClassVar = ("cache_control",)
 
     name: FunctionText
     input_schema: dict[str, Any] | None = None
@@ -83,6 +95,8 @@ class OutputConfig(msgspec.Struct):
 
 class CountRequest(msgspec.Struct, kw_only=True):
     """What a prompt is made from."""
+
+    ignored: ClassVar = ("cache_control", "metadata", "service_tier")
 
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=10_000)]
     model: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,8 @@ class Item(msgspec.Struct, omit_defaults=True):
 
     A message may come without its type, and so may a reference to an item of an earlier response.
     """
+
+    ignored: ClassVar = ("status", "summary", "encrypted_content")
 
     type: str | None = None
     id: str | None = None
