@@ -143,6 +143,7 @@ def test_back_and_two_tabs(visit: Visit) -> None:
 def test_the_request_says_what_was_set_and_nothing_else(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="Settings").click()
+    expect(page.locator(".facts")).to_contain_text("all 31 layers on CPU")
     page.get_by_role("textbox", name="System prompt").fill("Answer in French.")
     page.get_by_label("Temperature").fill("0.5")
     page.get_by_label("Seed").fill("7")

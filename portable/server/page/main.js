@@ -230,7 +230,9 @@ function sayEverything() {
 // What the user does.
 
 byId("new").addEventListener("click", startAnew);
-byId("open-settings").addEventListener("click", () => openPreferences(settings, open, changed));
+byId("open-settings").addEventListener("click", () => {
+  openPreferences(settings, open, status.chosen, changed);
+});
 addEventListener("hashchange", () => {
   if (addressOf(open) !== location.hash.slice(1)) openFromAddress();
 });

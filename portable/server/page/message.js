@@ -111,7 +111,7 @@ export class MessageView {
       thoughtSeconds >= 0.1
         ? say("thought", { seconds: number(thoughtSeconds, 1) })
         : say("thoughts");
-    summary.textContent = thinking ? say("thinking") : title;
+    summary.textContent = thinking ? say("thoughtSoFar") : title;
     body.firstChild.appendData(reasoning.slice(body.firstChild.length));
   }
 

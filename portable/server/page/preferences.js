@@ -2,7 +2,7 @@
 
 import { byId, el } from "./dom.js";
 import { SAMPLING, fits } from "./settings.js";
-import { say } from "./words.js";
+import { number, say } from "./words.js";
 
 const KEYS = [
   ["Enter", "keySend"],
@@ -14,52 +14,46 @@ const KEYS = [
   ["/", "keyFocus"],
 ];
 
-/** Open it. `conversation` is the open one; `changed(name)` is called after each change. */
-export function openPreferences(settings, conversation, changed) {
+const OPTIONS = {
+  theme: { auto: "asSystem", light: "light", dark: "dark" },
+  language: { auto: "asSystem", en: "English", zh: "中文" },
+  thinking: { auto: "modelDefault", on: "on", off: "off" },
+};
+
+/**
+ * Open it. `conversation` is the open one, `model` the chosen entry of the list, if there is one;
+ * `changed(name)` is called after each change.
+ */
+export function openPreferences(settings, conversation, model, changed) {
   const set = (name, value) => {
     settings.set(name, value);
     changed(name);
-    if (name === "language") fill(settings, conversation, set);
+    if (name === "language") fill();
   };
-  fill(settings, conversation, set);
+  const fill = () => {
+    byId("settings-body").replaceChildren(
+      group("appearance", choice(settings, "theme", set), choice(settings, "language", set)),
+      group("systemPrompt", hint("systemHint"), system(conversation, set)),
+      group(
+        "sampling",
+        hint("samplingHint"),
+        el("div", { class: "fields" }, ...SAMPLING.map((field) => sampling(settings, field, set))),
+        choice(settings, "thinking", set, say("thinkingHint")),
+      ),
+      ...(model ? [group("model", facts(model))] : []),
+      group("keyboard", keys()),
+    );
+  };
+  fill();
   byId("settings").showModal();
 }
 
-function fill(settings, conversation, set) {
-  byId("settings-body").replaceChildren(
-    group(
-      "appearance",
-      null,
-      choice(settings, "theme", "theme", { auto: "asSystem", light: "light", dark: "dark" }, set),
-      choice(
-        settings,
-        "language",
-        "language",
-        { auto: "asSystem", en: "English", zh: "中文" },
-        set,
-      ),
-    ),
-    group("systemPrompt", say("systemHint"), system(conversation, set)),
-    group(
-      "sampling",
-      say("samplingHint"),
-      el("div", { class: "fields" }, ...SAMPLING.map((field) => sampling(settings, field, set))),
-      choice(
-        settings,
-        "thinking",
-        "thinkingMode",
-        { auto: "modelDefault", on: "on", off: "off" },
-        set,
-        "thinkingHint",
-      ),
-    ),
-    group("keyboard", null, keys()),
-  );
+function group(title, ...children) {
+  return el("section", {}, el("h3", {}, say(title)), ...children);
 }
 
-function group(title, hint, ...children) {
-  const head = [el("h3", {}, say(title)), ...(hint ? [el("p", { class: "quiet" }, hint)] : [])];
-  return el("section", {}, ...head, ...children);
+function hint(words) {
+  return el("p", { class: "quiet" }, say(words));
 }
 
 function system(conversation, set) {
@@ -103,20 +97,32 @@ function sampling(settings, field, set) {
 }
 
 /** A row of choices; languages are called by their own names. */
-function choice(settings, name, title, options, set, hint) {
+function choice(settings, name, set, more = "") {
   const select = el("select", { id: `set-${name}` });
-  for (const [value, words] of Object.entries(options)) {
+  for (const [value, words] of Object.entries(OPTIONS[name])) {
     const text = value === "en" || value === "zh" ? words : say(words);
     select.append(el("option", { value, selected: settings[name] === value }, text));
   }
   select.addEventListener("change", () => set(name, select.value));
-  const label = el(
-    "label",
-    { for: select.id },
-    say(title),
-    ...(hint ? [el("span", { class: "quiet" }, say(hint))] : []),
-  );
+  const label = el("label", { for: select.id }, say(name), el("span", { class: "quiet" }, more));
   return el("div", { class: "choice" }, label, select);
+}
+
+/** What the server tells of a model: what it is, and what of it runs where. */
+function facts({ id, meta = {} }) {
+  const { description, placement, size, n_ctx: context, n_ctx_train: trained } = meta;
+  const rows = [["modelName", id]];
+  if (description) rows.push(["modelKind", description]);
+  if (size) rows.push(["modelSize", `${number(size / 1e9, 2)} GB`]);
+  if (placement) rows.push(["modelPlace", placement]);
+  if (context && trained) {
+    const values = { context: number(context), trained: number(trained) };
+    rows.push(["modelContext", say("modelTokens", values)]);
+  }
+  const pairs = rows.map(([name, text]) =>
+    el("div", {}, el("dt", {}, say(name)), el("dd", {}, text)),
+  );
+  return el("dl", { class: "facts" }, ...pairs);
 }
 
 function keys() {

@@ -25,6 +25,11 @@ export class Status {
     return byId("model").value;
   }
 
+  /** What the server tells of it. */
+  get chosen() {
+    return this.#models.find(({ id }) => id === this.model);
+  }
+
   /** The browser does not keep conversations: said until something more urgent is. */
   unkept() {
     this.#unkept = true;
@@ -67,7 +72,7 @@ export class Status {
 
   /** How much of the model's context the conversation takes, as of its last whole answer. */
   showContext(conversation) {
-    const all = this.#models.find(({ id }) => id === this.model)?.meta?.n_ctx;
+    const all = this.chosen?.meta?.n_ctx;
     const shown = path(conversation);
     const at = shown.findLastIndex((message) => message.usage);
     const used = shown[at]?.usage.total_tokens ?? 0;
@@ -75,7 +80,9 @@ export class Status {
     if (!all || !used) return;
     const share = used / all;
     const more = at < shown.length - 1 ? "≥ " : "";
-    byId("context-meter").value = share;
+    const percent = Math.min(100, Math.round(100 * share));
+    byId("context-meter").setAttribute("aria-valuenow", percent);
+    byId("context-meter").firstChild.style.width = `${percent}%`;
     const words = { used: more + number(used), all: number(all) };
     byId("context-text").textContent = say(share >= NEARLY_FULL ? "contextFull" : "context", words);
     byId("context").classList.toggle("full", share >= NEARLY_FULL);
