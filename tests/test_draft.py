@@ -77,6 +77,13 @@ def test_a_good_draft_makes_many_steps_one() -> None:
     assert engine.steps < 120
 
 
+def test_a_step_with_nobody_to_answer_leaves_the_draft_on() -> None:
+    """An embedding on a model at rest is followed by such a step."""
+    engine = pair(FakeBackend())
+    assert engine.step() == []
+    assert usage_of(engine, "a long story " * 40).accepted_tokens > 400
+
+
 def test_a_useless_draft_is_turned_off() -> None:
     draft = FakeBackend(answer=sometimes(0))
     engine = pair(draft)

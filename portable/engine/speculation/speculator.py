@@ -53,7 +53,7 @@ class Speculator:
         for sequence in running:
             sequence.draft = ()
         self._gained = dict.fromkeys(running, 0)
-        if most_rows <= len(running) or any(s.pending > 1 for s in running):
+        if not 0 < len(running) < most_rows or any(s.pending > 1 for s in running):
             return
         if self._since_plain >= _PLAIN_EVERY:
             return
