@@ -51,6 +51,17 @@ def test_a_stop_string_and_an_unfinished_character_are_not_told() -> None:
     assert "".join(d.text for d in found) == "a" and told(found) == b"a"
 
 
+def test_text_that_no_token_has_brings_no_token_sooner() -> None:
+    """Guesses make many tokens one step's: those of a stop string come with text before it."""
+    held = Logprobs(0, lambda id: [b"\xff", b"a", b"s"][id], begun="<think>")
+    for token in (0, 1, 2, 2):
+        held.add(token, np.zeros(3, np.float32))
+    assert [known.token for known in held.take("<think>\N{REPLACEMENT CHARACTER}a")] == [
+        b"\xff",
+        b"a",
+    ]
+
+
 @given(st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=40), st.data())
 def test_probabilities_are_those_of_softmax(row: list[float], data: st.DataObject) -> None:
     logits = np.array(row, np.float32)

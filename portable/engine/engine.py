@@ -20,7 +20,7 @@ from portable.engine.pace import Pace
 from portable.engine.prefix import Copy, Keep, Move
 from portable.engine.prompts.cache import PromptCache
 from portable.engine.prompts.recall import Recall
-from portable.engine.request import Request, text_of
+from portable.engine.request import Request
 from portable.engine.sampling import Constraint, Sampler
 from portable.engine.scheduler import Plan, Scheduler
 from portable.engine.sequence import (
@@ -34,6 +34,7 @@ from portable.engine.speculation.drafter import Drafter
 from portable.engine.speculation.draftmodel import DraftModel
 from portable.engine.speculation.lookup import Lookup
 from portable.engine.speculation.speculator import Speculator
+from portable.engine.text import TextStream
 from portable.engine.threads import Threads
 from portable.errors import EngineError, PortableError
 
@@ -96,7 +97,7 @@ class Engine:
         self._requests[id] = Request(
             sequence,
             Sampler(params, tokens, constraint),
-            text_of(params),
+            TextStream(params.stop, params.begun),
             self._logprobs(params),
             self.clock(),
         )
@@ -232,7 +233,7 @@ class Engine:
     def _logprobs(self, params: SamplingParams) -> Logprobs | None:
         if params.logprobs is None:
             return None
-        return Logprobs(params.logprobs, lambda token: self._piece(token, params))
+        return Logprobs(params.logprobs, lambda token: self._piece(token, params), params.begun)
 
     def _roll_back(self, slices: list[Slice]) -> None:
         for part in slices:

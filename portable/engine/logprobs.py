@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,21 +27,22 @@ class Logprobs:
     """Holds each token back until the first byte of its text is shown.
 
     So the tokens that were told are those of the text: none of a stop string, none of a character
-    that never came to its end.
+    that never came to its end. `begun` is how the text begins before any token.
     """
 
-    def __init__(self, top: int, piece: Callable[[int], bytes]) -> None:
+    def __init__(self, top: int, piece: Callable[[int], bytes], begun: str = "") -> None:
         self._top = top
         self._piece = piece
         self._held: deque[tuple[int, TokenLogprob]] = deque()
-        self._read = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._read = len(begun.encode())  # bytes of text, where what is no character takes three
         self._shown = 0
 
     def add(self, token: int, logits: npt.NDArray[np.float32]) -> None:
         """A token was drawn from this row of shape (n_vocab,)."""
         known = TokenLogprob(self._piece(token), *_logprobs(token, logits, self._top, self._piece))
         self._held.append((self._read, known))
-        self._read += len(known.token)
+        self._read += len(self._decoder.decode(known.token).encode())
 
     def take(self, text: str) -> tuple[TokenLogprob, ...]:
         """The tokens that `text`, which is shown now, begins or goes on with."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from portable.engine.logprobs import Logprobs
 from portable.engine.sampling import Sampler
-from portable.engine.sequence import Delta, Progress, SamplingParams, Sequence, Usage
+from portable.engine.sequence import Delta, Progress, Sequence, Usage
 from portable.engine.text import TextStream
 
 
@@ -49,8 +49,3 @@ class Request:
             prompt_seconds=first - started,
             decode_seconds=now - first,
         )
-
-
-def text_of(params: SamplingParams) -> TextStream:
-    thinking = params.thinking
-    return TextStream(params.stop, thinking.open if thinking and thinking.opened else "")

@@ -68,6 +68,11 @@ class SamplingParams:
     shown: tuple[str, ...] = ()
     logprobs: int | None = None
 
+    @property
+    def begun(self) -> str:
+        """What the answer's text begins with, before any token."""
+        return self.thinking.open if self.thinking and self.thinking.opened else ""
+
 
 def layered(*layers: Mapping[str, Any]) -> SamplingParams:
     """Defaults laid over each other, later ones win: catalogue, model file, command line."""
