@@ -113,6 +113,9 @@ def test_blanks_in_json_come_to_an_end() -> None:
         ("lark", "start: nope", "nope"),
         ("gbnf", "root ::= (", "line 1"),
         ("gbnf", "root ::= nope", "nope"),
+        ("gbnf", "root ::= root", "no answer"),
+        ("json_schema", '{"$ref": "#"}', "no answer"),
+        ("regex", r"[^\s\S]", "no answer"),
         ("regex", "a" * 300_000, "bytes"),
     ],
 )

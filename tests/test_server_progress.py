@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
 from serving import CHAT, Server, asking, events, server, text_of
 from starlette.applications import Starlette
 from test_server_unit import CHAT as PATH
@@ -63,6 +65,33 @@ def test_who_asks_is_told_each_step() -> None:
         assert not states(silent)
 
     play(script)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_is_not_told_is_silence(n: int) -> None:
+    """Neither a prompt that is read nor a call that is left out keeps the client's line alive."""
+    calls = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    body = STREAM | {"n": n, "tools": tools, "parallel_tool_calls": False}
+
+    async def script(app: Starlette, model: FakeProcess) -> None:
+        model.load()
+        call = Call(app, body=body)
+        await turns()
+        ids = [command.id for command in model.sent]
+        model.hear(*(protocol.Accepted(id, 100) for id in ids))
+        for text in ("", calls):
+            before = len(states(call))
+            for step in range(30):
+                delta = Delta(ids[0], text, progress=None if text else Progress(100, 0, step, 1.0))
+                model.hear(protocol.Deltas([delta]))
+                await asyncio.sleep(0.01)
+            assert len(states(call)) > before + 1
+        for id in ids:
+            model.hear(protocol.Deltas([Delta(id, "", "stop", Usage(100, 0, 1))]))
+        await call.task
+
+    play(script, keep_alive_seconds=0.04)
 
 
 def test_a_long_prompt_on_a_real_model(server: Server) -> None:

@@ -55,6 +55,15 @@ def test_several_prompts_and_answers_in_order(server: Server) -> None:
     assert [said[at] for at in range(4)] == [choice["text"] for choice in whole["choices"]]
 
 
+def test_several_prompts_are_counted_alike_whole_and_streamed(server: Server) -> None:
+    body = {"prompt": ["one, two, three,", "a"], "n": 2, "max_tokens": 3, "temperature": 0}
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    for _ in range(2):  # the second time both from the cache
+        whole = server.post(COMPLETIONS, body).json()["usage"]
+        streamed = events(server.post(COMPLETIONS, body | options))[-1]["usage"]
+    assert streamed == whole and whole["prompt_tokens"] > 5
+
+
 def test_a_client_that_leaves_takes_all_of_its_answers_along(server: Server) -> None:
     fields = {"n": 4, "max_tokens": 1500, "logit_bias": {"2": -100, "0": -100}}
     with server.client.stream("POST", server.url + CHAT, json=asking(**fields, stream=True)) as it:

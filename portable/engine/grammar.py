@@ -43,9 +43,14 @@ class Constraint:
         """Nothing can follow but the end."""
         return bool(self._matcher.is_stopped())
 
+    def can_begin(self) -> bool:
+        """Whether anything is allowed as the first token."""
+        self._compute_mask()
+        return not self._matcher.is_error()
+
     def masked(self, logits: Logits) -> Logits:
         """Shape (n_vocab,): what the grammar does not allow next is -inf."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._compute_mask()
         self._check()
         bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocabulary)
         return np.where(bits.view(np.bool_), logits, np.float32(-np.inf))
@@ -53,6 +58,9 @@ class Constraint:
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
         self._check()
+
+    def _compute_mask(self) -> None:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -82,7 +90,10 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer()[0], source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _at_its_place(grammar, " ".join(matcher.get_error().split()))
-        return Constraint(matcher, self._backend.vocabulary)
+        constraint = Constraint(matcher, self._backend.vocabulary)
+        if not constraint.can_begin():
+            raise refused(f"{grammar.param}: no answer fits it, or none that can be found in time")
+        return constraint
 
     def _control_rules(self, grammar: Grammar) -> str:
         ids = self._tokenizer()[1].control if grammar.control else {}

@@ -18,7 +18,7 @@ from portable.engine.logprobs import TokenLogprob
 from portable.engine.sequence import Delta, Progress, Usage
 from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
-from portable.server.layout import Answer, Layout, Piece, Waiting
+from portable.server.layout import NO_USAGE, Answer, Layout, Piece, Waiting
 from portable.server.observe import record_of
 from portable.server.replies import JSON, ClientLeft, shown
 from portable.server.served import Served
@@ -149,12 +149,15 @@ class Exchange:
     async def _events(self, streams: list[Stream]) -> AsyncIterator[bytes]:
         layout = self._layout
         readers: dict[int, Reader] = {}
-        spent: list[Usage] = []
+        spent: dict[int, Usage] = {}
+        now = asyncio.get_running_loop().time
+        told = now()
         yield b"".join(layout.begin(len(streams), self._prompt_tokens))
         seconds, progress = self._config.keep_alive_seconds, self._wanted.progress
         async for index, delta in sse.with_keep_alive(streams, seconds, progress):
             if delta is None or delta.progress:
                 read = delta.progress if delta else streams[index].progress
+                told = now()
                 yield b"".join(layout.silence(index, self._waiting(streams[index], read)))
             elif delta.error:
                 code, message = delta.error
@@ -164,11 +167,15 @@ class Exchange:
                 if index not in readers:
                     readers[index] = self._served.reader(self._wanted)
                 pieces = self._pieces(index, delta, readers[index])
-                if sent := b"".join(part for piece in pieces for part in layout.piece(piece)):
+                sent = b"".join(part for piece in pieces for part in layout.piece(piece))
+                if not sent and now() - told >= seconds:  # a long call that is not told yet
+                    sent = b"".join(layout.silence(index, Waiting("answering")))
+                if sent:
+                    told = now()
                     yield sent
                 if delta.finish_reason:
-                    spent.append(delta.usage or Usage(0, 0, 0))
-        yield b"".join(layout.end(spent))
+                    spent[index] = delta.usage or NO_USAGE
+        yield b"".join(layout.end([spent[at] for at in sorted(spent)]))
 
     def _waiting(self, stream: Stream, read: Progress | None) -> Waiting:
         process = self._served.process
@@ -192,7 +199,7 @@ class Exchange:
         if delta.finish_reason:
             if said := reader.finish():
                 yield Piece(index, said)
-            used = delta.usage or Usage(0, 0, 0)
+            used = delta.usage or NO_USAGE
             self._record.finish(used)
             yield Piece(
                 index, finish_reason=delta.finish_reason, usage=used, stop=self._told(delta.stop)

@@ -94,7 +94,7 @@ class Layout(Protocol):
         ...
 
     def end(self, spent: Sequence[Usage]) -> Iterable[bytes]:
-        """All answers have come to their end; `spent` has one usage for each."""
+        """All answers have come to their end; `spent` has each one's usage, in their order."""
         ...
 
     def body(self, answers: Sequence[Answer]) -> dict[str, Any]:

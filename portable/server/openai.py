@@ -26,9 +26,9 @@ class Chunks(ABC):
     kind: str
     prefix: str
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, model: str, *, include_usage: bool, prompts: int = 1) -> None:
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self._include_usage = include_usage
+        self._include_usage, self._prompts = include_usage, prompts
         self._shared = {
             "id": self.id,
             "object": self.kind,
@@ -56,7 +56,7 @@ class Chunks(ABC):
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         if piece.finish_reason:
-            own = {} if self._include_usage else {"usage": usage(piece.usage)}
+            own = {} if self._include_usage else {"usage": usage([piece.usage])}
             last = self.finish(piece.index, piece.finish_reason)
             yield self._event(last, **own, timings=timings(piece.usage))
         else:
@@ -72,7 +72,7 @@ class Chunks(ABC):
 
     def end(self, spent: Sequence[Usage]) -> Iterator[bytes]:
         if self._include_usage and spent:
-            yield self._event([], usage=usage(*spent))
+            yield self._event([], usage=usage(spent, self._prompts))
         yield sse.DONE
 
     def whole(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -111,23 +111,23 @@ def _token(token: bytes, logprob: float) -> dict[str, Any]:
     return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
 
 
-def usage(*spent: Usage | None) -> dict[str, Any]:
-    """OpenAI's usage object of one prompt's answers."""
-    known = [used or Usage(0, 0, 0) for used in spent]
-    prompt = max((used.prompt_tokens for used in known), default=0)
-    completion = sum(used.completion_tokens for used in known)
+def usage(spent: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
+    """OpenAI's usage object of all answers; a prompt counts once, however many it has."""
+    each = len(spent) // prompts
+    of_prompts = [spent[at : at + each] for at in range(0, len(spent), each)]
+    prompt = sum(used[0].prompt_tokens for used in of_prompts)
+    cached = sum(min(one.cached_tokens for one in used) for used in of_prompts)
+    completion = sum(used.completion_tokens for used in spent)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(u.cached_tokens for u in known)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 
-def timings(used: Usage | None) -> dict[str, Any]:
+def timings(used: Usage) -> dict[str, Any]:
     """Where the time went, in seconds and tokens a second."""
-    if used is None:
-        return {}
     return {
         "queue_seconds": round(used.queue_seconds, 4),
         "prompt_seconds": round(used.prompt_seconds, 4),

@@ -75,19 +75,23 @@ async def _merged(
 ) -> AsyncIterator[tuple[int, Delta | None]]:
     """Several streams as one. A task for each costs more than awaiting one stream."""
     waiting = {asyncio.ensure_future(stream.next()): at for at, stream in enumerate(streams)}
+    now = asyncio.get_running_loop().time
+    silent_at = now() + seconds
     try:
         while waiting:
             done, _ = await asyncio.wait(
-                waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                waiting, timeout=silent_at - now(), return_when=asyncio.FIRST_COMPLETED
             )
-            if not done:
-                yield next(iter(waiting.values())), None
             for task in done:
                 at, delta = waiting.pop(task), task.result()
                 if not delta.finish_reason:
                     waiting[asyncio.ensure_future(streams[at].next())] = at
                 if _says(delta, progress):
                     yield at, delta
+                    silent_at = now() + seconds
+            if waiting and now() >= silent_at:
+                yield next(iter(waiting.values())), None
+                silent_at = now() + seconds
     finally:
         for task in waiting:
             task.cancel()

@@ -77,7 +77,7 @@ class ChatLayout(Chunks):
     def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
         used = [answer.usage for answer in answers]
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
-        spent = {"usage": usage(*used), "timings": timings(used[0])}
+        spent = {"usage": usage(used), "timings": timings(used[0])}
         return self.whole("chat.completion", choices, **spent)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
 from portable.server import params
 from portable.server.body import read_body
@@ -56,7 +55,7 @@ class TextLayout(Chunks):
     def __init__(
         self, model: str, echoed: Sequence[str], count: int, *, include_usage: bool
     ) -> None:
-        super().__init__(model, include_usage=include_usage)
+        super().__init__(model, include_usage=include_usage, prompts=len(echoed))
         self._echoed, self._count = echoed, count
         self._told = Counter[int]()
 
@@ -80,16 +79,8 @@ class TextLayout(Chunks):
             choices += _choices(at, text, answer.finish_reason)
             if answer.logprobs:
                 choices[-1]["logprobs"] = self._logprobs(at, answer.logprobs)
-        return self.whole(self.kind, choices, usage=usage(self._total(answers)))
-
-    def _total(self, answers: Sequence[Answer]) -> Usage:
-        """Each prompt counts once, however many answers it has."""
-        used = [answer.usage for answer in answers]
-        return Usage(
-            prompt_tokens=sum(u.prompt_tokens for u in used[:: self._count]),
-            cached_tokens=sum(u.cached_tokens for u in used[:: self._count]),
-            completion_tokens=sum(u.completion_tokens for u in used),
-        )
+        spent = usage([answer.usage for answer in answers], len(self._echoed))
+        return self.whole(self.kind, choices, usage=spent)
 
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """The older form: lists side by side, and where in the answer each token begins."""
