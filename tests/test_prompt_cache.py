@@ -22,6 +22,7 @@ from fakes import ASK, GREEDY, FakeBackend, ask, make_engine, run, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portable.engine.backend import Aborted
 from portable.engine.engine import Engine
 from portable.engine.prefix import Slot
 from portable.engine.prompts import file as promptfile
@@ -159,6 +160,31 @@ def test_what_the_backend_refuses_goes_and_the_prompt_is_read(tmp_path: Path) ->
     second.backend.load_state = lambda *_: False  # type: ignore[method-assign]
     assert cached(second, SYSTEM) == 0
     assert files(tmp_path) == []
+
+
+def test_a_slot_that_is_lost_as_a_state_comes_back_harms_nobody(tmp_path: Path) -> None:
+    """A decode was interrupted, and its slot cannot be brought back to its mark."""
+
+    def recurrent() -> tuple[FakeBackend, Engine]:
+        backend = FakeBackend(recurrent=True)
+        cache = PromptCache(tmp_path, ID, 1 << 22)
+        return backend, make_engine(backend, cache, slots=2, step_tokens=64)
+
+    first = recurrent()[1]
+    ask(first, "a", f"<{SYSTEM}<one")
+    run(first)
+    first.close()
+    backend, second = recurrent()
+    ask(second, "b", "<" + "other " * 100 + "<end")
+    while not second.scheduler.prefix.slots[0].marks:
+        second.step()
+    backend.faults.append(Aborted())
+    second.step()
+    backend.lost_parts = 1
+    ask(second, "c", f"<{SYSTEM}<two")
+    answers = run(second)
+    assert text(answers["b"]) == "<" + "OTHER " * 100 + "<END!"
+    assert text(answers["c"]) == f"<{SYSTEM.upper()}<TWO!"
 
 
 def test_the_worker_saves_when_it_has_had_nothing_to_do_for_a_while(

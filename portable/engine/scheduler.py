@@ -131,7 +131,7 @@ class Scheduler:
         if not self.prefix.has_idle_slot or self.prefix.within_reach() < need:
             return None
         slot, moves = self.prefix.vacate(need)
-        moves, self._moves = self._moves + moves, []
+        moves, self._moves = in_order(self._moves + moves), []
         return slot, moves
 
     def trim(self, sequence: Sequence) -> None:

@@ -20,12 +20,15 @@ _REMEMBERED = 64
 
 @dataclass(slots=True)
 class Recall:
-    """Owned by the engine's thread. `carry_out` does the scheduler's moves on the backend."""
+    """Owned by the engine's thread. `carry_out` does the scheduler's moves on the backend.
+
+    It is false when these have to be planned again.
+    """
 
     backend: Backend
     scheduler: Scheduler
     cache: PromptCache
-    carry_out: Callable[[list[Move]], object]
+    carry_out: Callable[[list[Move]], bool]
     # Once is enough: what did not fit, or had to go again, would fare no better the next time.
     _tried: deque[list[int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -81,7 +84,8 @@ class Recall:
             if place is None:
                 return False
             slot, moves = place
-            self.carry_out(moves)
+            if not self.carry_out(moves):
+                return False
             if self._load(path, slot, count):
                 break
         sequence.sought = True
