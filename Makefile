@@ -1,5 +1,6 @@
 # make demo: set everything up and run the main job. make test: set everything up and pass the tests.
-# Both make .venv themselves; the second time they start at once.
+# make clients: the tests with clients that are heavy to fetch.
+# All make .venv themselves; the second time they start at once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +24,7 @@ endif
 
 REINSTALL = $(if $(wildcard $(VENV)/.llama-*),--force-reinstall --no-deps)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test clients lint clean
 
 setup: $(VENV)/.ready
 
@@ -45,6 +46,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+clients: setup
+	$(BIN)/python -m pytest -m clients tests/test_clients.py
 
 lint: setup
 	$(BIN)/ruff check .

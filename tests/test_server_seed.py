@@ -1,22 +1,26 @@
-"""The tutorial that this replaces, verbatim: its curl body and its openai script."""
+"""The tutorial that this replaces, verbatim: its curl command and its openai script."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from serving import CHAT, Server, check_error, server
+from serving import CHAT, Server, server
 
 __all__ = ["server"]
 
-CURL = """{
+CURL = """curl http://localhost:8000/v1/chat/completions \\
+-H "Content-Type: application/json" \\
+-d '{
 "model": "Qwen2.5-0.5B-Instruct", # 与model中目录名称保持一致
 "messages": [{"role": "user", "content": "我有十二指肠溃疡，请问我需要吃什么药物？"}],
 "max_tokens": 1024,
 "temperature": 0
-}"""
+}'"""
 
 OPENAI = """
 from openai import OpenAI
@@ -68,17 +72,25 @@ for query in ['78654+657=?', '晚上睡不着觉怎么办']:
 """
 
 
-def test_the_curl_body_is_refused_by_line_column_and_cause(server: Server) -> None:
-    error = check_error(server.post(CHAT, CURL.encode()), 400)
+def shell(command: str, server: Server) -> Any:
+    """What the real curl prints; only the port is another."""
+    command = command.replace("localhost:8000", f"localhost:{server.port}")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_curl_command_is_refused_by_line_column_and_cause(server: Server) -> None:
+    error = shell(CURL, server)["error"]
     assert error["type"] == "invalid_request_error"
     assert "line 2 column 35" in error["message"]
     assert "JSON has no comments: remove `# 与model中目录名称保持一致`" in error["message"]
 
 
-def test_the_curl_body_without_its_comment_is_answered(server: Server) -> None:
+def test_the_curl_command_without_its_comment_is_answered(server: Server) -> None:
     body = re.sub(" #.*", "", CURL).replace("Qwen2.5-0.5B-Instruct", "SmolLM2-135M-Instruct")
     body = body.replace("1024", "8")  # only to save time
-    answer = server.post(CHAT, body.encode(), headers={"Content-Type": "application/json"}).json()
+    answer = shell(body, server)
     assert {"model", "choices", "usage", "id", "object", "created"} <= set(answer)
     assert set(answer["choices"][0]["message"]) == {"role", "content", "tool_calls"}
     assert {"prompt_tokens", "completion_tokens", "total_tokens"} <= set(answer["usage"])
