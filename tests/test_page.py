@@ -298,3 +298,13 @@ def test_waiting_says_what_for(browser: Browser) -> None:
         expect(visit.page.locator(".assistant")).to_contain_text(re.compile(r"\w"))
         visit.page.keyboard.press("Escape")
         expect(visit.page.locator(".stats")).to_have_text("Stopped")
+
+
+def test_the_endpoints_are_shown_with_their_fields(visit: Visit) -> None:
+    page = visit.page
+    page.goto(visit.url + "/docs")
+    chat = page.locator("details", has_text="POST /v1/chat/completions ").first
+    chat.locator("summary").click()
+    expect(chat.locator("tr", has_text="temperature")).to_contain_text("number 0…2")
+    expect(chat.locator("tr", has_text="messages *")).to_contain_text("list of ChatMessage")
+    expect(page.locator("[role=alert]")).to_have_count(0)

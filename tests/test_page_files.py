@@ -87,3 +87,9 @@ def test_only_the_page_is_public(client: TestClient) -> None:
     key = {"authorization": "Bearer secret"}
     assert client.get("/page/nothing.js", headers=key).status_code == 404
     assert client.post("/", headers=key).status_code == 405
+
+
+def test_a_document_needs_no_model(client: TestClient) -> None:
+    answer = client.get("/docs")
+    assert answer.status_code == 200 and "page/docs.js" in answer.text
+    assert client.get("/openapi.json").status_code == 401

@@ -1,4 +1,4 @@
-"""The web page at `/`: a few files of this package, with headers that keep everything else out.
+"""The web page at `/`, and `/docs`: files of this package, with headers that keep all else out.
 
 Public, as /health is: there is no secret in them.
 """
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+_PAGES = {"index.html": "/", "docs.html": "/docs"}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -46,7 +47,7 @@ def _read() -> dict[str, tuple[bytes, dict[str, str]]]:
     found = {}
     for file in sorted((Path(__file__).parent / "page").iterdir()):
         content = file.read_bytes()
-        path = "/" if file.name == "index.html" else f"/page/{file.name}"
+        path = _PAGES.get(file.name, f"/page/{file.name}")
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         found[path] = (content, _HEADERS | {"Content-Type": _TYPES[file.suffix], "ETag": tag})
     return found
