@@ -75,6 +75,13 @@ def test_a_quiet_machine_is_left_alone() -> None:
     assert {threads for _, threads, _ in laptop.steps} == {2}
 
 
+@pytest.mark.parametrize("work", [1.0, 10.0, 40.0])
+def test_comparing_steps_of_seconds_takes_a_tenth_of_the_time(work: float) -> None:
+    laptop = Laptop(2, lambda _: 1.0, work=work)
+    rate = laptop.run(150 * work, laptop.controller())
+    assert rate > 0.9 / (laptop.seconds(1, 1.0) * 1.025)
+
+
 @pytest.mark.parametrize("busy", [1.0, 1.5, 2.0])
 def test_a_busy_machine_costs_little_more_than_it_must(busy: float) -> None:
     laptop = Laptop(2, lambda _: busy)

@@ -25,6 +25,8 @@ _HOPELESS, _HOPELESS_FIRST = 2.0, 5.0
 # Seconds until two counts are compared, doubled when nothing has changed. A core that is gone for
 # most of the time leaves little to find out: a step with a thread too many can take a second.
 _AGAIN, _AGAIN_MOST = 1.0, 30.0
+# At least so many times what the last comparison took: a large model's steps take seconds.
+_REPAID = 10
 _GONE = 0.75
 _DEPTH = 512
 
@@ -51,6 +53,7 @@ class _Trial:
     chosen: int
     since: float
     trying: int = 0
+    spent: float = 0.0  # seconds of the last comparison, or of the one at work
     pause: float = _AGAIN
     depth: int = 0
     last: int = 0
@@ -61,8 +64,8 @@ class _Trial:
         pause = self.pause
         if gone:
             pause = _AGAIN_MOST if self.chosen == self.fewer else _AGAIN
-        if not self.trying and now - self.since >= pause:
-            self.trying = self.fewer + self.most - self.chosen
+        if not self.trying and now - self.since >= max(pause, _REPAID * self.spent):
+            self.trying, self.spent = self.fewer + self.most - self.chosen, 0.0
             self.seconds.pop(self.trying, None)
         return self.trying or self.chosen
 
@@ -72,8 +75,11 @@ class _Trial:
             self.seconds.clear()
         self.depth = depth
 
-    def learn(self, threads: int, seconds: float, now: float) -> None:
-        """A row took so long. The comparison ends when it is clear which count is better."""
+    def learn(self, threads: int, size: int, seconds: float, now: float) -> None:
+        """`size` rows took so long. The comparison ends when it is clear which count is better."""
+        if self.trying:
+            self.spent += seconds
+        seconds /= size
         other = self.fewer + self.most - threads
         known = self.seconds.get(other, ())
         compared = threads == self.trying and len(known) == _STEPS
@@ -143,7 +149,7 @@ class Threads:
         if self._fewer:
             trial = self._trial(step, at)
             trial.move(step.depth)
-            trial.learn(self.now, seconds / step.size, at)
+            trial.learn(self.now, step.size, seconds, at)
 
     def _observe(self, load: float, at: float) -> None:
         """Cores that are no cores of ours by right, such as second threads of one, are no loss."""
