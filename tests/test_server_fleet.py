@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from serving import CHAT, Server, asking, check_error, cli, events, model_file, until
+from test_server_unit import INFO
 
 from portable.engine import protocol
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta, SamplingParams, Usage
-from portable.errors import EngineError, InvalidRequest, ModelNotFound
+from portable.errors import ContextLengthExceeded, EngineError, InvalidRequest, ModelNotFound
 from portable.server import room
 from portable.server.durations import seconds
 from portable.server.fleet import Fleet
@@ -41,11 +43,12 @@ class Process(ModelProcess):
         super().__init__(EngineConfig(Path(name)))
         self.name, self.size, self.machine = name, size, machine
         self.broken = False
+        self.broken_from = 1 << 30  # tokens of context
         self.sent: list[str] = []
 
     async def _supervise(self) -> None:
         await asyncio.sleep(0)
-        if self.broken:
+        if self.broken or self.config.context >= self.broken_from:
             self._give_up(EngineError("it is broken"))
             return
         assert self.machine.free >= self.size, "two models in the room of one"
@@ -172,6 +175,34 @@ def test_what_failed_is_tried_again_for_the_next_request(monkeypatch: pytest.Mon
         await fleet.load(fleet.resolve("a"))
 
     assert play(script, monkeypatch, 5, a=3, b=3) == ["+a", "-a"]
+
+
+def test_a_context_that_does_not_fit_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the server, which follows `gone`, and not those who wait meanwhile."""
+
+    async def script(fleet: Fleet, machine: Machine) -> None:
+        a: Any = fleet.default.process
+        await fleet.load(fleet.default)
+        a.info = replace(INFO, context=100, trained_context=1000)
+        gone = asyncio.create_task(a.gone.wait())
+        busy = ask(fleet, "a")
+        widening = asyncio.create_task(fleet.widen(fleet.default, 500))
+        while not a.held:
+            await asyncio.sleep(0)
+        late = ask(fleet, "a")
+        a.broken_from = 500
+        a.answer()
+        with pytest.raises(ContextLengthExceeded, match=r"500 .* 100 that there is memory for"):
+            await widening
+        assert a.config.context < 500
+        while late.id not in a.sent:
+            await asyncio.sleep(0.001)
+        a.answer()
+        await asyncio.gather(ended(busy), ended(late))
+        assert not gone.done() and not late.accepted.done()
+        gone.cancel()
+
+    assert play(script, monkeypatch, 5, a=3) == ["+a", "-a", "+a", "-a"]
 
 
 def test_an_idle_model_is_unloaded_and_a_busy_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:

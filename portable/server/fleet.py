@@ -111,8 +111,8 @@ class Fleet:
                 raise _too_wide(context, info.trained_context, "the model was trained for")
             await self._leave(served)
             served.process.config = replace(narrow, context=context)
-            await self._fill(served)
-            if served.process.gone.is_set():
+            await self._fill(served, trial=True)
+            if not served.is_loaded:
                 served.process.config = narrow
                 await self._fill(served)
                 raise _too_wide(context, info.context, "there is memory for")
@@ -130,7 +130,7 @@ class Fleet:
         finally:
             served.load = None
 
-    async def _fill(self, served: Served) -> None:
+    async def _fill(self, served: Served, *, trial: bool = False) -> None:
         """Load it, once others made room for it."""
         if served.process.is_started:
             return
@@ -138,7 +138,7 @@ class Fleet:
         while need > self._free() and (victim := self._first_to_leave()):
             log.info("%s makes room for %s", victim.id, served.id)
             await self._leave(victim)
-        served.process.start()
+        served.process.start(trial=trial)
         await served.process.settled()
         served.tell()
 

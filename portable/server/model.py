@@ -58,7 +58,7 @@ class ModelProcess:
         self._task: asyncio.Task[None] | None = None
         self._ended: deque[float] = deque(maxlen=16)
         self._silent = 0
-        self._lived = False
+        self._lived = self._trial = False
         self._steps = 0
         self._step_at = 0.0
 
@@ -86,9 +86,12 @@ class ModelProcess:
         """Requests wait for the child."""
         return bool(self._unsent)
 
-    def start(self) -> None:
-        """Load the model, in place of what may have failed before."""
-        self.failure, self.progress = None, 0.0
+    def start(self, *, trial: bool = False) -> None:
+        """Load the model, in place of what may have failed before.
+
+        A `trial` that fails sets no more than `failure`: who waits, waits for the next start.
+        """
+        self.failure, self.progress, self._trial = None, 0.0, trial
         self.gone.clear()
         self._task = asyncio.get_running_loop().create_task(self._supervise())
 
@@ -194,8 +197,9 @@ class ModelProcess:
                 log.exception("the model's process failed")
             failed_starts = 0 if self._lived else failed_starts + 1
             # What cannot be loaded the first time is told at once; later it may be a passing want.
-            if failed_starts == _MAX_FAILED or (failed_starts and self.failure and not self.info):
-                self._give_up(self.failure or EngineError(f"the model failed {_MAX_FAILED} times"))
+            told = self.failure and not self.info
+            if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
+                self._give_up(self.failure or EngineError(f"the model failed {failed_starts} times"))
                 return
             self._keep_untouched()
             self._fail_sent(EngineError("the model's process died", hint="it is starting again"))
@@ -206,6 +210,8 @@ class ModelProcess:
 
     def _give_up(self, error: PortableError) -> None:
         self.failure = error
+        if self._trial:
+            return
         self.gone.set()
         self.fail_all(error)
 
@@ -271,6 +277,7 @@ class ModelProcess:
                 self.info, self.offload_reason = event.info, event.offload_reason
                 self.template = event.template
                 self._step_at = time.monotonic()
+                self._trial = False
                 self.ready.set()
                 self.send_waiting()
             case protocol.Beat():

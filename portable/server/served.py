@@ -77,7 +77,7 @@ class Served:
     def tell(self) -> None:
         """Say in the log what was loaded, where, and why there; or why nothing was."""
         process, info = self.process, self.process.info
-        if process.gone.is_set() or info is None:
+        if not self.is_loaded or info is None:
             log.error("%s cannot be loaded: %s", self.id, process.failure)
         else:
             log.info("%s is ready in %.1f s: %s", self.id, info.load_seconds, info.placement)
