@@ -125,6 +125,7 @@ def test_it_is_served_and_strictness_names_what_is_unknown() -> None:
         error = check_error(server.chat(temprature=0, metadata={"a": 1}), 400, "temprature")
         assert "temprature, metadata" in error["message"]
         assert server.chat(user=None).status_code == 200
+        check_error(server.post("/models/load", {"model": None, "modle": "x"}), 400, "modle")
 
 
 def test_unknown_fields_are_found_at_any_depth() -> None:

@@ -199,7 +199,8 @@ class ModelProcess:
             # What cannot be loaded the first time is told at once; later it may be a passing want.
             told = self.failure and not self.info
             if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
-                self._give_up(self.failure or EngineError(f"the model failed {failed_starts} times"))
+                died = EngineError(f"the model failed {failed_starts} times")
+                self._give_up(self.failure or died)
                 return
             self._keep_untouched()
             self._fail_sent(EngineError("the model's process died", hint="it is starting again"))

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.server.api.models import describe
+from portable.server.body import read_body
 from portable.server.replies import JSON
 from portable.server.served import Served
 from portable.server.state import State
-from portable.server.wire.parse import parse
 
 
 class ModelRequest(msgspec.Struct):
@@ -46,9 +46,8 @@ async def unload_model(request: Request) -> Response:
 async def _named(request: Request) -> tuple[State, Served]:
     """The model that the path names, or the body."""
     state: State = request.app.state.portable
-    body = await request.body()
-    asked = request.path_params.get("id") or (parse(body, ModelRequest).model if body else None)
-    return state, state.fleet.resolve(asked)
+    said = (await read_body(request, ModelRequest)).model if await request.body() else None
+    return state, state.fleet.resolve(request.path_params.get("id") or said)
 
 
 def _running(served: Served) -> dict[str, Any]:
