@@ -224,7 +224,7 @@ def test_vectors_are_cut_and_have_length_one() -> None:
 
 def test_threads_make_room_for_other_programs() -> None:
     encoder = FakeEncoder()
-    embedder = Embedder(encoder, 0.016, Threads(2, 2, lambda at: 1.5), encoder.clock)
+    embedder = Embedder(encoder, 0.016, Threads(2, 2, lambda at: 0.5), encoder.clock)
     embedder.add("a", texts(50))
     run(embedder)
     assert set(encoder.threads) == {1, 2} and len(encoder.threads) == len(encoder.batches)
@@ -261,7 +261,7 @@ def test_a_worker_outlives_errors_and_cancels() -> None:
     worker.cancel("nobody")
     worker.submit("a", [[1, 2]])
     assert outcomes.wait("a").tolist() == [vector([1, 2])]
-    assert worker.unfinished == 0 and worker.steps == 1
+    assert worker.steps == 1
     worker.close()
 
 

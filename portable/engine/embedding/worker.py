@@ -34,7 +34,6 @@ class EmbeddingWorker:
         self._inbox: queue.SimpleQueue[tuple[str, list[list[int]] | None] | None] = (
             queue.SimpleQueue()
         )
-        self._unfinished: set[str] = set()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="embeddings", daemon=True)
         self._thread.start()
@@ -44,13 +43,8 @@ class EmbeddingWorker:
         """Batches so far: a sign of life for whoever watches."""
         return self._embedder.steps if self._embedder else 0
 
-    @property
-    def unfinished(self) -> int:
-        return len(self._unfinished)
-
     def submit(self, id: str, texts: list[list[int]]) -> None:
         """Queue texts as token ids. Any thread may call."""
-        self._unfinished.add(id)
         self._inbox.put((id, texts))
 
     def cancel(self, id: str) -> None:
@@ -82,7 +76,6 @@ class EmbeddingWorker:
             self._add(id, texts)
         elif self._embedder:
             self._embedder.cancel(id)
-            self._unfinished.discard(id)
         return False
 
     def _add(self, id: str, texts: list[list[int]]) -> None:
@@ -101,7 +94,6 @@ class EmbeddingWorker:
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            self._unfinished.discard(outcome[0])
             self._deliver(outcome)
 
 
