@@ -208,7 +208,10 @@ def main() -> None:
     job, number = jobs[sys.argv[1]], int(sys.argv[2])
     with running({"context": 8192}) as server:
         before_text = canary(server)
-        with ThreadPoolExecutor(8) as pool:  # warm: buffers and threads exist once
+        # Warm: threads exist, and the buffers of the whole context were touched once.
+        whole = asking("word " * 8000, max_tokens=1)
+        assert server.post(CHAT, whole, timeout=600).status_code == 200
+        with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda i: server.chat(f"{i} " + "word " * 60, max_tokens=20), range(16)))
         before = figures(server)
         result = job(server, number)
