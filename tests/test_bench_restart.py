@@ -20,7 +20,9 @@ def test_a_round_reads_a_prefix_once_and_finds_it_after_a_restart(
     smollm2: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    config = EngineConfig(smollm2, context=2048, slots=1, prompt_cache=tmp_path / "prompts")
+    config = EngineConfig(
+        smollm2, context=2048, slots=1, threads=1, prompt_cache=tmp_path / "prompts"
+    )
     made = bench_restart(config, OPTIONS, said.append)
     (only,) = made.rounds
     assert 1000 < only.cached_tokens < only.prompt_tokens < only.cached_tokens + 100

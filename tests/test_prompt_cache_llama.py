@@ -71,7 +71,7 @@ def test_a_restart_costs_no_prefix_and_changes_no_answer(
 def test_a_damaged_file_never_reaches_llama_cpp(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = EngineConfig(smollm2, context=2048, slots=2, prompt_cache=tmp_path)
+    config = EngineConfig(smollm2, context=2048, slots=2, threads=1, prompt_cache=tmp_path)
     with loaded(config) as ask:
         first, _ = ask("Name five fruits.")
     (file,) = tmp_path.iterdir()
@@ -87,7 +87,7 @@ def test_a_damaged_file_never_reaches_llama_cpp(
 
 
 def test_what_llama_cpp_refuses_leaves_the_slot_empty(smollm2: Path, tmp_path: Path) -> None:
-    config = EngineConfig(smollm2, context=512, slots=2, prompt_cache=tmp_path)
+    config = EngineConfig(smollm2, context=512, slots=2, threads=1, prompt_cache=tmp_path)
     llama = Llama(config)
     engine = Engine(llama, config)
     tokens = llama.tokenize("The history of tea. " * 12, special=False, start=True)

@@ -212,7 +212,7 @@ def test_the_text_of_a_real_model_stays_the_same(smollm2: Path, temperature: flo
     for speculate in (False, True):
         # With flash attention a row of this model is the same among 1 to 63 others.
         config = EngineConfig(
-            smollm2, context=1024, slots=2, speculate=speculate, flash_attention="on"
+            smollm2, context=1024, threads=1, speculate=speculate, flash_attention="on"
         )
         llama = Llama(config)
         engine = Engine(llama, config)
