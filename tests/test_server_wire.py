@@ -153,6 +153,11 @@ def test_the_list_of_models(server: Server) -> None:
     check_error(server.get("/v1/models/nobody/knows"), 404, "model")
 
 
+def test_v1_may_be_left_out(server: Server) -> None:
+    assert server.get("/models").json() == server.get("/v1/models").json()
+    assert server.post("/chat/completions", asking()).json()["object"] == "chat.completion"
+
+
 @pytest.mark.parametrize(
     "path", ["/health", "/v1/health", "/ping", "/healthz", "/livez", "/readyz"]
 )

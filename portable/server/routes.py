@@ -60,7 +60,7 @@ _ONE_RESPONSE = tuple(path + "/{id}" for path in _RESPONSES)
 _RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 
 ENDPOINTS = (
-    Endpoint("POST", ("/v1/chat/completions",), chat_completions, ChatRequest),
+    Endpoint("POST", ("/v1/chat/completions", "/chat/completions"), chat_completions, ChatRequest),
     Endpoint("POST", ("/v1/chat/completions/input_tokens",), tokens.input_tokens, ChatRequest),
     Endpoint("POST", ("/v1/completions",), completions, CompletionRequest),
     Endpoint("POST", ("/v1/messages",), create_message, MessageRequest),
@@ -75,7 +75,7 @@ ENDPOINTS = (
     Endpoint("POST", ("/detokenize",), tokens.detokenize, DetokenizeRequest),
     Endpoint("POST", ("/apply-template",), tokens.apply_template, ChatRequest),
     Endpoint("GET", ("/props",), props),
-    Endpoint("GET", ("/v1/models",), models.list_models),
+    Endpoint("GET", ("/v1/models", "/models"), models.list_models),
     Endpoint("GET", ("/v1/models/{id:path}",), models.one_model),
     Endpoint("GET", ("/metrics",), metrics),
     Endpoint("GET", ("/api/ps",), loading.list_running),
