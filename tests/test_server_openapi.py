@@ -40,7 +40,7 @@ from portable.server.wire.parse import parse
 class Ready(ModelProcess):
     """A process that is none: every request is answered at once, with one word."""
 
-    def start(self) -> None:
+    def start(self, *, trial: bool = False) -> None:
         self.info = INFO
         self.ready.set()
         self.send_waiting()
