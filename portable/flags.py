@@ -67,9 +67,10 @@ class Running:
     eco: Annotated[
         bool, typer.Option("--eco", help="On battery: half the threads, low priority.")
     ] = _ENGINE["eco"]
-    flash_attention: Annotated[FlashAttention, typer.Option(help="auto: on a GPU.")] = _ENGINE[
-        "flash_attention"
-    ]
+    flash_attention: Annotated[
+        FlashAttention,
+        typer.Option(help="auto: where it can be; off: llama.cpp rounds alike for all chunks."),
+    ] = _ENGINE["flash_attention"]
     kv_type: Annotated[
         KvType, typer.Option(help="KV cache: f16, q8_0 or q4_0 (less memory, less exact).")
     ] = _ENGINE["kv_type"]

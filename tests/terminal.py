@@ -29,7 +29,7 @@ def main(asked: dict[str, Any]) -> int:
     given = asked.pop("config", {})
     if folder := given.get("prompt_cache"):
         given["prompt_cache"] = Path(folder)
-    config = EngineConfig(smollm2(), **{"threads": 1, **given})
+    config = EngineConfig(smollm2(), **{"threads": 1, "flash_attention": "off", **given})
     params = SamplingParams(**{"temperature": 0.0, **asked.pop("params", {})})
     for name in ("result_path", "keep"):
         if path := asked.pop(name, None):

@@ -77,7 +77,7 @@ def test_the_same_request_again_gives_the_same_text(
 
 
 def test_a_request_sent_again_computes_the_same_numbers(smollm2: Path) -> None:
-    config = EngineConfig(smollm2, context=512, slots=2)
+    config = EngineConfig(smollm2, context=512, slots=2, flash_attention="off")
     llama = Llama(config)
     decode, seen = llama.decode, []
 
@@ -103,7 +103,7 @@ def test_a_prompts_chunks_do_not_change_the_answer(smollm2: Path) -> None:
     prompt = "The history of tea. " * 30
     texts = set()
     for step in (512, 48, 7):
-        llama = Llama(EngineConfig(smollm2, context=512, step_tokens=step))
+        llama = Llama(EngineConfig(smollm2, context=512, step_tokens=step, flash_attention="off"))
         engine = Engine(llama, llama_config(smollm2, step))
         engine.add("x", llama.tokenize(prompt, special=False, start=True), GREEDY)
         text = ""
@@ -156,7 +156,7 @@ def test_a_sliding_window_is_never_continued_where_it_lost_cells(tmp_path: Path)
 
 
 def llama_config(model: Path, step: int) -> EngineConfig:
-    return EngineConfig(model, context=512, step_tokens=step)
+    return EngineConfig(model, context=512, step_tokens=step, flash_attention="off")
 
 
 def test_tokens_and_pieces_round_trip(llama: Llama) -> None:

@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def config(model: Path, **options: object) -> EngineConfig:
-    given = {"context": 1024, "slots": 4, "threads": 1, **options}
+    given = {"context": 1024, "slots": 4, "threads": 1, "flash_attention": "off", **options}
     return EngineConfig(model, **given)  # type: ignore[arg-type]
 
 

@@ -195,3 +195,23 @@ def test_a_server_says_what_it_takes(server: Server) -> None:
     assert server.chat(max_tokens=4).status_code == 200
     meta = server.meta()
     assert (meta["threads"], meta["threads_reason"]) == (1, "")
+
+
+def test_a_part_of_a_core_is_compared_before_a_thread_is_given_up() -> None:
+    load = [0.4]
+    threads = Threads(2, 2, lambda _: load[0])
+    step, now = SimpleNamespace(size=1, reading=0, depth=0), 0.0
+
+    def chosen(seconds: dict[int, float]) -> int:
+        nonlocal now
+        count = threads.choose(step, now)
+        now += seconds[count]
+        threads.learn(step, seconds[count], now)
+        return count
+
+    steps = [chosen({1: 0.03, 2: 0.02}) for _ in range(200)]
+    assert set(steps[:40]) == {2} and steps.count(1) < 20 and steps[-1] == 2
+    load[0] = 1.0
+    assert chosen({1: 0.03, 2: 0.2}) == 1
+    load[0] = 0.3  # the loop has ended; a client's own work is left
+    assert chosen({1: 0.03, 2: 0.02}) == 2

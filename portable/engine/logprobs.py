@@ -5,22 +5,11 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token's bytes and the natural logarithm of its probability; `top` are the likeliest.
-
-    As the model said it: before bias, penalties, temperature and grammar, as vLLM tells them.
-    """
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...] = ()
+from portable.engine.sequence import TokenLogprob
 
 
 class Logprobs:

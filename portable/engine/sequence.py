@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from portable.engine.logprobs import TokenLogprob
-
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -197,6 +195,18 @@ class Progress:
     cached: int
     processed: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's bytes and the natural logarithm of its probability; `top` are the likeliest.
+
+    As the model said it: before bias, penalties, temperature and grammar, as vLLM tells them.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ _HOPELESS, _HOPELESS_FIRST = 2.0, 5.0
 _AGAIN, _AGAIN_MOST = 1.0, 30.0
 # At least so many times what the last comparison took: a large model's steps take seconds.
 _REPAID = 10
-_GONE = 0.75
+# Shares of a core that are gone, and what must come back of it.
+_GONE, _BACK = 0.75, 0.5
 _DEPTH = 512
 
 Others = Callable[[float], float | None]
@@ -163,15 +164,23 @@ class Threads:
                 self._calm_enough = min(2 * self._calm_enough, _CALM_MOST) if soon else _CALM
             if not self._fewer or abs(fewer - self._fewer) > self.most // 8:
                 self._fewer, self._trials = fewer, {}
-            self._gone = taken >= _GONE * (self.most - self._fewer)
         elif taken < _QUIET and self._fewer:
             self._calm += 1
             if self._calm >= self._calm_enough:
                 self._fewer, self._trials, self._quiet_since = 0, {}, at
+        self._lose(taken)
+
+    def _lose(self, taken: float) -> None:
+        """Whether the cores are gone altogether; where that changes, nothing learnt holds."""
+        gone = taken >= (_BACK if self._gone else _GONE) * (self.most - self._fewer)
+        if gone != self._gone:
+            self._gone, self._trials = gone, {}
 
     def _trial(self, step: Step, at: float) -> _Trial:
         """The comparison among steps like this one, which take about the same time a row."""
         kind = step.reading > 0, step.size.bit_length()
         if kind not in self._trials:
-            self._trials[kind] = _Trial(self._fewer, self.most, chosen=self._fewer, since=at)
+            # All of them where only a part of a core is missing: that is to be found out first.
+            chosen = self._fewer if self._gone else self.most
+            self._trials[kind] = _Trial(self._fewer, self.most, chosen=chosen, since=at)
         return self._trials[kind]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from portable.dialects.said import CallDelta, Said
-from portable.engine.logprobs import TokenLogprob
+from portable.engine.sequence import TokenLogprob
 
 Kind = Literal["reasoning", "text", "call"]
 

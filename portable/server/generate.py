@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from portable.dialects.said import Reader, joined
-from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Delta, Progress, Usage
+from portable.engine.sequence import Delta, Progress, TokenLogprob, Usage
 from portable.errors import Busy, EngineError, InvalidRequest, PortableError
 from portable.server import sse
 from portable.server.layout import NO_USAGE, Answer, Layout, Piece, Waiting

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from portable.dialects.said import NOTHING, Said
-from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Progress, Usage
+from portable.engine.sequence import Progress, TokenLogprob, Usage
 
 NO_USAGE = Usage(0, 0, 0)
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from portable import __version__
-from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Usage
+from portable.engine.sequence import TokenLogprob, Usage
 from portable.server import sse
 from portable.server.layout import Piece, Waiting
 from portable.server.replies import error_body

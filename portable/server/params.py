@@ -60,9 +60,11 @@ def sampling(request: Sampling) -> dict[str, Any]:
 
 
 def token_limit(request: Sampling) -> int | None:
-    """The longest answer that the request wants, by either of its names."""
+    """The longest answer that the request wants, by any of its names; llama-server's -1 is none."""
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         return request.max_completion_tokens
+    if request.max_tokens is None and (request.n_predict or -1) >= 0:
+        return request.n_predict
     return request.max_tokens
 
 

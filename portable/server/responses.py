@@ -13,8 +13,7 @@ from typing import Any
 
 import msgspec
 
-from portable.engine.logprobs import TokenLogprob
-from portable.engine.sequence import Usage
+from portable.engine.sequence import TokenLogprob, Usage
 from portable.server import items, sse
 from portable.server.blocks import Block, Blocks, Step
 from portable.server.layout import Answer, Piece, Waiting

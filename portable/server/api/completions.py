@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portable.engine.logprobs import TokenLogprob
+from portable.engine.sequence import TokenLogprob
 from portable.errors import InvalidRequest
 from portable.server import params
 from portable.server.body import read_body

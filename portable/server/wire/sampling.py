@@ -54,6 +54,7 @@ class Sampling(msgspec.Struct, kw_only=True):
 
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    n_predict: Annotated[int, Meta(ge=-1, le=1 << 31)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1, le=1 << 31)] | None = None
