@@ -304,3 +304,12 @@ def test_afterwards_it_still_answers(server: Server) -> None:
     assert server.meta()["restarts"] == 0
     assert server.chat().json()["usage"]["completion_tokens"] == 4
     assert "Traceback" not in server.log
+
+
+def test_llama_servers_name_of_the_limit_counts_where_no_other_is_given(server: Server) -> None:
+    def tokens(**fields: Any) -> int:
+        body = asking("Tell a story.", logit_bias={"2": -100, "0": -100}, **fields)
+        return int(server.post(CHAT, body).json()["usage"]["completion_tokens"])
+
+    assert tokens(max_tokens=None, n_predict=3) == 3
+    assert tokens(max_tokens=5, n_predict=3) == 5
