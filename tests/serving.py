@@ -134,7 +134,14 @@ def running(
     """A server on a free port with these configurations."""
     given = {
         # One thread: two of llama.cpp's wait for each other, for ever on a busy machine.
-        "engine": {"model": str(model_file()), "context": 2048, "threads": 1} | (engine or {}),
+        "engine": {
+            "model": str(model_file()),
+            "context": 2048,
+            "threads": 1,
+            # Texts are compared: the same request computes the same numbers without it.
+            "flash_attention": "off",
+        }
+        | (engine or {}),
         "model": {"names": NAMES}
         | {name: server.pop(name) for name in ("names", "sampling", "fallback") if name in server},
         "server": {"port": 0} | server,
