@@ -312,4 +312,5 @@ def test_llama_servers_name_of_the_limit_counts_where_no_other_is_given(server: 
         return int(server.post(CHAT, body).json()["usage"]["completion_tokens"])
 
     assert tokens(max_tokens=None, n_predict=3) == 3
+    assert tokens(max_tokens=None, n_predict=0) == 0
     assert tokens(max_tokens=5, n_predict=3) == 5

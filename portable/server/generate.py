@@ -53,6 +53,13 @@ async def respond(request: Request, wanted: Wanted, lay_out: Callable[[str], Lay
         raise
 
 
+def check_loaded(state: State, served: Served) -> None:
+    """Raises Loading, and begins to load, if nobody shall wait for a model that is not ready."""
+    if state.config.fail_while_loading and not served.is_loaded:
+        state.fleet.wake(served)
+        raise Loading("the model is loading", hint="try again in a few seconds")
+
+
 class Exchange:
     """One request, its model, and the layout of the reply."""
 
@@ -62,6 +69,7 @@ class Exchange:
         if wanted.answers > (slots := served.process.config.slots):
             raise InvalidRequest(f"n: at most {slots} answers at once", param="n")
         self._request = request
+        self._state = state
         self._config = state.config
         self._fleet = state.fleet
         self._served = served
@@ -102,9 +110,7 @@ class Exchange:
         """Send the request. Raises QueueFull, or Loading if nobody shall wait for the model."""
         served, id = self._served, self._layout.id
         id = f"{id}-{at}" if at else id
-        if self._config.fail_while_loading and not served.process.ready.is_set():
-            self._fleet.wake(served)
-            raise Loading("the model is loading", hint="try again in a few seconds")
+        check_loaded(self._state, served)
         return self._fleet.open(served, id, lambda: served.command(self._wanted, id, at))
 
     async def _accepted(self, at: int, stream: Stream, *, patient: bool) -> None:

@@ -63,9 +63,8 @@ def token_limit(request: Sampling) -> int | None:
     """The longest answer that the request wants, by any of its names; llama-server's -1 is none."""
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         return request.max_completion_tokens
-    if request.max_tokens is None and (request.n_predict or -1) >= 0:
-        return request.n_predict
-    return request.max_tokens
+    limit = request.n_predict if request.max_tokens is None else request.max_tokens
+    return None if limit is not None and limit < 0 else limit
 
 
 def lodging(request: Sampling) -> dict[str, Any]:

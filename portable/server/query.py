@@ -12,7 +12,7 @@ from starlette.requests import Request
 from portable.engine import protocol
 from portable.engine.sequence import Usage
 from portable.errors import InvalidRequest
-from portable.server.generate import Loading, unless_left
+from portable.server.generate import check_loaded, unless_left
 from portable.server.observe import record_of
 from portable.server.served import Served
 from portable.server.state import State
@@ -35,9 +35,7 @@ async def query(
     state: State = request.app.state.portable
     served, record = state.fleet.resolve(model), record_of(request)
     record.model = served.id
-    if state.config.fail_while_loading and not served.process.ready.is_set():
-        state.fleet.wake(served)
-        raise Loading("the model is loading", hint="try again in a few seconds")
+    check_loaded(state, served)
     id = f"query-{uuid.uuid4().hex}"  # a request's own id is what its client says
 
     def command() -> protocol.Query:
