@@ -196,6 +196,7 @@ def test_a_turn_of_thoughts_calls_and_results() -> None:
             "messages[0].content[0].content[0].type",
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"name": "search"}]}, "tools[0].input_schema"),
     ],
 )
 def test_what_cannot_be_done_is_named(fields: dict[str, Any], param: str) -> None:

@@ -232,6 +232,23 @@ def test_an_idle_model_is_unloaded_and_a_busy_one_kept(monkeypatch: pytest.Monke
     assert play(script, monkeypatch, 5, a=3) == ["+a", "-a", "+a", "-a"]
 
 
+def test_who_is_used_while_it_waits_to_be_unloaded_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portable.server.fleet._REAP_SECONDS", 0.005)
+
+    async def script(fleet: Fleet, machine: Machine) -> None:
+        await fleet.load(fleet.default)
+        async with fleet._loading:  # another model is being loaded
+            fleet.default.keep_alive = 0.01
+            reaping = asyncio.create_task(fleet._reap())
+            await asyncio.sleep(0.05)
+            fleet.default.keep_alive = 60
+        await asyncio.sleep(0.05)
+        assert fleet.default.is_loaded
+        reaping.cancel()
+
+    assert play(script, monkeypatch, 5, a=3) == ["+a", "-a"]
+
+
 def test_unloading_by_hand_waits_for_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(fleet: Fleet, machine: Machine) -> None:
         a: Any = fleet.resolve("a").process

@@ -168,8 +168,14 @@ class Fleet:
                 if served.process.is_busy or not served.process.ready.is_set():
                     served.used_at = now
                 elif served.is_tired(now):
-                    log.info("%s is idle: unloading it", served.id)
-                    await self.unload(served)
+                    await self._retire(served)
+
+    async def _retire(self, served: Served) -> None:
+        """Unload it, unless somebody has used it while another model was being loaded."""
+        async with self._loading:
+            if served.is_loaded and not served.is_busy and served.is_tired(time.monotonic()):
+                log.info("%s is idle: unloading it", served.id)
+                await self._leave(served)
 
 
 def _too_wide(context: int, most: int, why: str) -> ContextLengthExceeded:

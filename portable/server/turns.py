@@ -101,6 +101,9 @@ def _tool(tool: AnthropicTool, at: int) -> Tool:
     """A tool of the client as a chat's function."""
     if tool.input_schema is None:
         path = f"tools[{at}].type"
+        if tool.type in (None, "custom"):
+            path = f"tools[{at}].input_schema"
+            raise InvalidRequest(f"{path} is required", param=path)
         raise InvalidRequest(
             f"{path}: only tools that you run can be called here, not {str(tool.type)[:40]!r}",
             param=path,
