@@ -56,6 +56,8 @@ def settings(
     return uvicorn.Config(
         cast(Any, app),
         http=cast(Any, partial(Connection, limits=config)),
+        # Not uvloop where another package brought it: all was tried with this one.
+        loop="asyncio",
         ws="none",
         log_config=logs.settings(config.log_format, config.log_level),
         access_log=False,  # ours says more
