@@ -43,6 +43,7 @@ NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
 THROUGH_THE_DOOR = {
     "portable/engine/adapter.py",
     "portable/engine/batch.py",
+    "portable/engine/dry_run.py",
     "portable/engine/embedding/pooled.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
