@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from portable.engine.cores import default_threads
 from portable.engine.offload import Device
-from portable.errors import ModelFileError, UnsupportedModel
+from portable.errors import EngineError, ModelFileError, UnsupportedModel
 
 # ggml reads this when it is loaded; without it an abort first waits for a debugger.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -22,7 +24,30 @@ if default_threads() <= 4:
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
 import llama_cpp as lib
-from llama_cpp._ggml import libggml
+from llama_cpp import llama_cpp
+
+
+class Libraries:
+    """Several libraries as one: a function is the first one's that has it."""
+
+    def __init__(self, *libraries: Any) -> None:
+        self._libraries = libraries
+
+    def __getattr__(self, name: str) -> Any:
+        found = (getattr(library, name, None) for library in self._libraries)
+        if function := next((f for f in found if f), None):
+            return function
+        raise AttributeError(f"llama.cpp's libraries have no {name}")
+
+
+_folder = Path(llama_cpp._base_path)
+# The wheel holds libggml under two names, and each copy has a list of backends of its own: this is
+# the one that libllama uses. Windows finds a function only in the library that exports it.
+if sys.platform == "win32":
+    _names = ("ggml", "ggml-base")
+    libggml: Any = Libraries(*(llama_cpp.load_shared_library(name, _folder) for name in _names))
+else:
+    libggml = llama_cpp._lib
 
 __all__ = ["LOG", "last_words", "lib", "libggml", "list_devices", "load_model", "start"]
 
@@ -41,7 +66,19 @@ _log = lib.llama_log_callback(_remember)
 def start() -> None:
     """Before anything else is called; again does no harm."""
     lib.llama_log_set(_log, ctypes.c_void_p(0))
+    if not libggml.ggml_backend_reg_count():
+        _load_backends(_folder)
     lib.llama_backend_init()
+
+
+def _load_backends(folder: Path) -> None:
+    """Of a build with GGML_BACKEND_DL: each one that runs here, the best of several for this CPU.
+
+    llama.cpp itself would look beside the Python interpreter and in the current folder.
+    """
+    libggml.ggml_backend_load_all_from_path(os.fsencode(folder))
+    if not libggml.ggml_backend_dev_count():
+        raise EngineError(f"no backend of llama.cpp can be loaded from {folder}: {last_words()}")
 
 
 def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:
