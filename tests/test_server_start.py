@@ -14,9 +14,9 @@ import pytest
 import trustme
 from serving import CHAT, Server, asking, check_error, cli, model_file, running, until
 
-from portable.cli.serve import server_config
+from portable.cli.serve import Serving, server_config
 from portable.errors import PortInUse, UsageError
-from portable.flags import Listening
+from portable.flags import Listening, Logging
 from portable.server.config import ServerConfig
 from portable.server.ports import choose_port, listen, url
 
@@ -154,7 +154,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 )
 def test_a_flag_that_is_wrong_is_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
-        server_config(Listening(**wrong))
+        server_config(Listening(**wrong), Logging(), Serving())
     assert caught.value.exit_code == 2 and len(str(caught.value)) < 150
 
 
