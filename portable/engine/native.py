@@ -5,10 +5,12 @@ Only the modules named in `tests/test_layout.py` may come through it: each guard
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +51,18 @@ if sys.platform == "win32":
 else:
     libggml = llama_cpp._lib
 
-__all__ = ["LOG", "last_words", "lib", "libggml", "list_devices", "load_model", "start"]
+__all__ = ["LOG", "last_words", "lib", "libggml", "list_devices", "listen", "load_model", "start"]
 
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 LOG: deque[str] = deque(maxlen=400)
+_listening: dict[int, list[str]] = {}
 
 
 def _remember(_level: int, text: bytes, _data: object) -> None:
-    LOG.append(text.decode("utf-8", "replace"))
+    words = text.decode("utf-8", "replace")
+    LOG.append(words)
+    for heard in list(_listening.values()):
+        heard.append(words)
 
 
 # llama.cpp keeps the pointer: the callback must live as long as the process.
@@ -79,6 +85,17 @@ def _load_backends(folder: Path) -> None:
     libggml.ggml_backend_load_all_from_path(os.fsencode(folder))
     if not libggml.ggml_backend_dev_count():
         raise EngineError(f"no backend of llama.cpp can be loaded from {folder}: {last_words()}")
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[list[str]]:
+    """All that llama.cpp says meanwhile, in pieces of lines; LOG keeps the end of it only."""
+    heard: list[str] = []
+    _listening[id(heard)] = heard
+    try:
+        yield heard
+    finally:
+        del _listening[id(heard)]
 
 
 def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Loading, ModelInfo, Task
+from portable.engine.buffers import HOST, Buffers
+from portable.engine.buffers import read as read_buffers
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.machine import available_memory, check_file
-from portable.engine.native import LOG, last_words, lib, list_devices, load_model, start
+from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
 from portable.engine.offload import ALL_LAYERS, check_memory, plan
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
@@ -56,6 +57,7 @@ class Weights(Vocabulary):
         self.cores = find_cores()
         self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
         self._stop = contextlib.ExitStack()
+        self.buffers = Buffers()
         super().__init__(self._load_model(config, loading))
         self.trained_context = int(lib.llama_model_n_ctx_train(self._model))
         self.width = int(lib.llama_model_n_embd_out(self._model))  # numbers in an embedding
@@ -119,11 +121,10 @@ class Weights(Vocabulary):
                     yield name, value
 
     def _offloaded(self) -> tuple[int, int]:
-        """Layers on a GPU and layers in all, as llama.cpp said while it loaded."""
-        for line in reversed(LOG):
-            if found := re.search(r"offloaded (\d+)/(\d+) layers", line):
-                return int(found[1]), int(found[2])
-        return 0, lib.llama_model_n_layer(self._model) + 1
+        """Layers on a GPU and layers in all, the output included."""
+        layers = self.buffers.layers
+        total = sum(layers.values())
+        return total - layers.get(HOST, 0), total
 
     # --- loading ---
 
@@ -145,9 +146,15 @@ class Weights(Vocabulary):
             return True
 
         params.progress_callback = lib.llama_progress_callback(report)
-        model = load_model(config.model, params)
+        with listen() as said:
+            model = load_model(config.model, params)
+        self._note(said)
         self._stop.callback(lib.llama_model_free, model)
         return model
+
+    def _note(self, said: list[str]) -> None:
+        """What was taken where, in llama.cpp's words."""
+        self.buffers += read_buffers("".join(said).splitlines(), self.devices)
 
     def _load_adapter(self, config: EngineConfig) -> Any:
         if not config.adapter:
@@ -198,12 +205,14 @@ class Weights(Vocabulary):
         # llama.cpp rounds up as well, but bounds the batch by it before: if there are more
         # sequences than that, it aborts.
         params.n_ctx = -(-params.n_ctx // 256) * 256
-        made = lib.llama_init_from_model(self._model, params)
+        with listen() as said:
+            made = lib.llama_init_from_model(self._model, params)
         if not made:
             raise NotEnoughMemory(
                 f"llama.cpp could not make a context of {params.n_ctx} tokens",
                 hint=last_words() or "try a smaller --context",
             )
+        self._note(said)
         self._stop.callback(lib.llama_free, made)
         if self._adapter:
             adapters = (lib.llama_adapter_lora_p_ctypes * 1)(self._adapter)
