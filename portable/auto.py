@@ -6,22 +6,17 @@ lengths; what follows from that is decided here.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from convert.quants import DEFAULT_QUANT, TensorType
 from convert.survey import Candidate
-from portable.engine.kernels import Matrix, Request
-from portable.errors import EngineError
+from portable.engine import kernels
+from portable.engine.kernels import Matrix
 
 Rates = Mapping[tuple[TensorType, int], float]
 # Two samples of one model differ by less, and so do two timings of one kernel.
 AS_GOOD, AS_FAST = 1.01, 1.03
-SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -78,19 +73,8 @@ def choose(candidates: Sequence[Candidate], rates: Rates) -> Choice:
 
 
 def time_kernels(candidates: Sequence[Candidate], threads: int = 0) -> Rates:
-    """Seconds a value for all that the candidates multiply. Raises EngineError.
-
-    In a child process: a defect in a kernel ends that one only.
-    """
+    """Seconds a value for all that the candidates multiply. Raises EngineError."""
     kinds = list(dict.fromkeys(kind for c in candidates for kind in c.work))
     matrices = [Matrix(kind.id, columns, kind.row_bytes(columns)) for kind, columns in kinds]
-    command = [sys.executable, "-m", "portable.engine.kernels"]
-    request = msgspec.json.encode(Request(matrices, threads))
-    try:
-        done = subprocess.run(command, input=request, capture_output=True, timeout=SECONDS)
-        found = msgspec.json.decode(done.stdout, type=list[float])
-    except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
-        raise EngineError(
-            "ggml's kernels cannot be timed on this machine", hint="name a --quant"
-        ) from error
-    return dict(zip(kinds, found, strict=True))
+    (found,) = kernels.time_kernels([kernels.Request([*matrices], threads)])
+    return {kind: timed.seconds for kind, timed in zip(kinds, found, strict=True)}

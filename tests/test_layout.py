@@ -45,6 +45,7 @@ THROUGH_THE_DOOR = {
     "portable/engine/batch.py",
     "portable/engine/dry_run.py",
     "portable/engine/embedding/pooled.py",
+    "portable/engine/ggml.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
     "portable/engine/state.py",

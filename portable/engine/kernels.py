@@ -1,4 +1,4 @@
-"""How fast this machine's CPU multiplies a matrix of a type by one token, timed with ggml itself.
+"""How fast this machine does what a model consists of, timed with ggml itself.
 
 Weights lie where llama.cpp would put them: in a buffer type that repacks them for this CPU, if it
 has one for the type. Run in a process of its own: `python -m portable.engine.kernels`, JSON in and
@@ -7,182 +7,218 @@ out.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from portable.engine.cores import default_threads
-from portable.engine.native import libggml, start
+from portable.engine.ggml import F16, F32, Device, fill
+from portable.engine.native import libggml
+from portable.errors import EngineError
 
 # All matrices take turns, so that each one comes from memory, as a model's weights do, and not from
 # a cache; and a disturbance by another program hits them all.
 WEIGHT_BYTES, ALL_BYTES = 16 << 20, 512 << 20
+# Many vectors are bound by computing: of these, so few that a round takes some ten milliseconds.
+BATCH_VALUES = 1 << 20
 SECONDS = 1.0
-_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
-_F32 = 0  # GGML_TYPE_F32
-_pointer = ctypes.c_void_p
-_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "ggml_free": (None, [_pointer]),
-    "ggml_tensor_overhead": (ctypes.c_size_t, []),
-    "ggml_graph_overhead": (ctypes.c_size_t, []),
-    "ggml_nbytes": (ctypes.c_size_t, [_pointer]),
-    "ggml_new_tensor_2d": (_pointer, [_pointer, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]),
-    "ggml_mul_mat": (_pointer, [_pointer, _pointer, _pointer]),
-    "ggml_new_graph": (_pointer, [_pointer]),
-    "ggml_build_forward_expand": (None, [_pointer, _pointer]),
-    "ggml_backend_dev_by_type": (_pointer, [ctypes.c_int]),
-    "ggml_backend_dev_init": (_pointer, [_pointer, ctypes.c_char_p]),
-    "ggml_backend_free": (None, [_pointer]),
-    "ggml_backend_dev_buffer_type": (_pointer, [_pointer]),
-    "ggml_backend_dev_backend_reg": (_pointer, [_pointer]),
-    "ggml_backend_reg_get_proc_address": (_pointer, [_pointer, ctypes.c_char_p]),
-    "ggml_backend_dev_supports_op": (ctypes.c_bool, [_pointer, _pointer]),
-    "ggml_backend_alloc_ctx_tensors_from_buft": (_pointer, [_pointer, _pointer]),
-    "ggml_backend_buffer_free": (None, [_pointer]),
-    "ggml_backend_tensor_set": (None, [_pointer, _pointer, ctypes.c_size_t, ctypes.c_size_t]),
-    "ggml_backend_graph_compute": (ctypes.c_int, [_pointer, _pointer]),
-}
+LIMIT_SECONDS = 120
+_GRAPH = 64  # operations of one kind in a graph, at most
 
 
-class _Params(ctypes.Structure):
-    """ggml.h's ggml_init_params."""
-
-    _fields_ = (
-        ("mem_size", ctypes.c_size_t),
-        ("mem_buffer", _pointer),
-        ("no_alloc", ctypes.c_bool),
-    )
-
-
-class Matrix(msgspec.Struct, frozen=True):
-    """Rows of `columns` values of ggml's type number `type`, which takes `row_bytes` for each."""
+class Matrix(msgspec.Struct, frozen=True, tag=True, tag_field="kernel"):
+    """Rows of `columns` values of ggml's type number `type`, which takes `row_bytes` for each,
+    multiplied by `vectors` at once. Timed in seconds for each value of the matrix."""
 
     type: int
     columns: int
     row_bytes: int
+    vectors: int = 1
+
+
+class Attention(msgspec.Struct, frozen=True, tag=True, tag_field="kernel"):
+    """Flash attention of `vectors` tokens, in `heads` over `groups` of keys and values of these
+    lengths, to `cells` of ggml's type number `type`. Timed in seconds for one layer."""
+
+    heads: int
+    groups: int
+    key: int
+    value: int
+    cells: int
+    type: int = F16
+    vectors: int = 1
+
+
+class Sum(msgspec.Struct, frozen=True, tag=True, tag_field="kernel"):
+    """What stands for all small operations between these: `width` values a token are added to
+    others. Timed in seconds for one of them."""
+
+    width: int
+    vectors: int = 1
+
+
+Operation = Matrix | Attention | Sum
 
 
 class Request(msgspec.Struct):
-    matrices: list[Matrix]
+    """`device` is llama.cpp's name for one; none is the CPU."""
+
+    operations: list[Operation]
     threads: int = 0
+    device: str = ""
 
 
-def rates(request: Request) -> list[float]:
-    """Seconds for each value of each matrix, timed for `SECONDS` together."""
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(libggml, name)
-        function.restype, function.argtypes = result, arguments
-    libggml.ggml_init.restype, libggml.ggml_init.argtypes = _pointer, [_Params]
-    start()
-    cpu = _Cpu(request.threads or default_threads())
+class Timed(msgspec.Struct, frozen=True):
+    """`repacked`: the weights do not lie in memory as they lie in the file."""
+
+    seconds: float
+    repacked: bool = False
+
+
+def time_kernels(requests: Sequence[Request]) -> list[list[Timed]]:
+    """The operations of each request, in its order. Raises EngineError.
+
+    In a child process: a defect in a kernel ends that one only.
+    """
+    command = [sys.executable, "-m", "portable.engine.kernels"]
+    given = msgspec.json.encode(requests)
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=LIMIT_SECONDS)
+        return msgspec.json.decode(done.stdout, type=list[list[Timed]])
+    except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+        raise EngineError("ggml's kernels cannot be timed on this machine") from error
+
+
+def rates(request: Request) -> list[Timed]:
+    """All operations, timed in turns for `SECONDS` together, and three times at least."""
+    device = Device(request.device, request.threads or default_threads())
+    size = min(WEIGHT_BYTES, ALL_BYTES // max(1, len(request.operations)))
     with ExitStack() as stack:
-        size = min(WEIGHT_BYTES, ALL_BYTES // len(request.matrices))
-        products = [cpu.product(stack, matrix, size) for matrix in request.matrices]
-        best = [math.inf for _ in products]
-        end = time.perf_counter() + SECONDS
-        while time.perf_counter() < end or math.inf in best:
+        graphs = [_graph(device, stack, operation, size) for operation in request.operations]
+        best = [math.inf for _ in graphs]
+        end, rounds = time.perf_counter() + SECONDS, 0
+        while graphs and (time.perf_counter() < end or rounds < 3):
             # What else runs on the machine only ever adds to a time.
-            best = [min(before, cpu.run(product)) for before, product in zip(best, products)]
-    return [seconds / product.values for seconds, product in zip(best, products)]
+            best = [min(before, _run(device, made)) for before, made in zip(best, graphs)]
+            rounds += 1
+    return [Timed(seconds / made.units, made.repacked) for seconds, made in zip(best, graphs)]
 
 
-class _Product(NamedTuple):
-    """A graph that multiplies matrices of `values` values in all by one vector."""
+class _Graph(NamedTuple):
+    """`units` are what the time of the whole graph is divided by."""
 
     graph: int
-    values: int
+    units: int
+    repacked: bool = False
 
 
-class _Cpu:
-    """The CPU backend with its buffer types, the ordinary one last."""
-
-    def __init__(self, threads: int) -> None:
-        self.device = libggml.ggml_backend_dev_by_type(_CPU)
-        self.backend = libggml.ggml_backend_dev_init(self.device, None)
-        set_threads = self._function("ggml_backend_set_n_threads", None, _pointer, ctypes.c_int)
-        set_threads(self.backend, threads)
-        extra = self._function(
-            "ggml_backend_dev_get_extra_bufts", ctypes.POINTER(_pointer), _pointer
-        )(self.device)
-        self.buffers: list[int] = []
-        for buffer in extra or ():  # a C array that a NULL ends
-            if not buffer:
-                break
-            self.buffers.append(buffer)
-        self.buffers.append(libggml.ggml_backend_dev_buffer_type(self.device))
-
-    def _function(self, name: str, result: Any, *arguments: Any) -> Any:
-        registry = libggml.ggml_backend_dev_backend_reg(self.device)
-        address = libggml.ggml_backend_reg_get_proc_address(registry, name.encode())
-        return ctypes.CFUNCTYPE(result, *arguments)(address)
-
-    def run(self, product: _Product) -> float:
-        """Seconds for all its products."""
-        begin = time.perf_counter()
-        libggml.ggml_backend_graph_compute(self.backend, product.graph)
-        return time.perf_counter() - begin
-
-    def product(self, stack: ExitStack, matrix: Matrix, size: int) -> _Product:
-        """Matrices as a layer has them, of about `size` bytes together; `stack` frees them."""
-        rows = min(4096, max(64, size // matrix.row_bytes // 64 * 64))
-        count = max(1, size // (rows * matrix.row_bytes))
-        graph = self._graph(stack, matrix, rows, count)
-        return _Product(graph, rows * count * matrix.columns)
-
-    def _graph(self, stack: ExitStack, matrix: Matrix, rows: int, count: int) -> int:
-        """`count` products with one vector, weights in the first buffer type that can do it."""
-        for buffer in self.buffers:
-            with ExitStack() as attempt:
-                weights, products = self._context(attempt, count), self._context(attempt, count + 1)
-                tensors = [
-                    libggml.ggml_new_tensor_2d(weights, matrix.type, matrix.columns, rows)
-                    for _ in range(count)
-                ]
-                self._allocate(attempt, weights, buffer)
-                vector = libggml.ggml_new_tensor_2d(products, _F32, matrix.columns, 1)
-                results = [libggml.ggml_mul_mat(products, tensor, vector) for tensor in tensors]
-                if not libggml.ggml_backend_dev_supports_op(self.device, results[0]):
-                    continue
-                graph = libggml.ggml_new_graph(products)
-                for result in results:
-                    libggml.ggml_build_forward_expand(graph, result)
-                self._allocate(attempt, products, self.buffers[-1])
-                for tensor in (*tensors, vector):
-                    _fill(tensor)
-                stack.push(attempt.pop_all())
-                return int(graph)
-        raise ValueError(f"no buffer for type {matrix.type}")
-
-    def _context(self, stack: ExitStack, tensors: int) -> int:
-        size = libggml.ggml_tensor_overhead() * (tensors + 1) + libggml.ggml_graph_overhead()
-        made = libggml.ggml_init(_Params(size, None, True))
-        stack.callback(libggml.ggml_free, made)
-        return int(made)
-
-    def _allocate(self, stack: ExitStack, context: int, buffer: int) -> None:
-        made = libggml.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer)
-        stack.callback(libggml.ggml_backend_buffer_free, made)
+def _run(device: Device, made: _Graph) -> float:
+    begin = time.perf_counter()
+    device.compute(made.graph)
+    return time.perf_counter() - begin
 
 
-def _fill(tensor: int) -> None:
-    """With zeros: the kernels compute the same whatever the values are."""
-    data = np.zeros(libggml.ggml_nbytes(tensor), np.uint8)
-    libggml.ggml_backend_tensor_set(tensor, data.ctypes.data, 0, data.nbytes)
+def _graph(device: Device, stack: ExitStack, operation: Operation, size: int) -> _Graph:
+    """`size` is how many bytes it may read; `stack` frees it."""
+    if isinstance(operation, Matrix):
+        return _products(device, stack, operation, size)
+    if isinstance(operation, Attention):
+        return _attention(device, stack, operation, size)
+    return _sums(device, stack, operation)
+
+
+def _products(device: Device, stack: ExitStack, matrix: Matrix, size: int) -> _Graph:
+    """Matrices as a layer has them, in the first buffer type that can multiply them."""
+    if matrix.vectors > 1:
+        size = min(size, BATCH_VALUES // matrix.columns * matrix.row_bytes)
+    rows = min(4096, max(64, size // matrix.row_bytes // 64 * 64))
+    count = min(_GRAPH, max(1, size // (rows * matrix.row_bytes)))
+    for buffer in device.buffers:
+        with ExitStack() as attempt:
+            weights = device.context(attempt, count)
+            results = device.context(attempt, count + 1)
+            tensors = [
+                libggml.ggml_new_tensor_2d(weights, matrix.type, matrix.columns, rows)
+                for _ in range(count)
+            ]
+            device.allocate(attempt, weights, buffer)
+            vectors = libggml.ggml_new_tensor_2d(results, F32, matrix.columns, matrix.vectors)
+            products = [libggml.ggml_mul_mat(results, tensor, vectors) for tensor in tensors]
+            if not device.supports(products[0]):
+                continue
+            graph = device.graph(results, products)
+            device.allocate(attempt, results)
+            for tensor in (*tensors, vectors):
+                fill(tensor)
+            stack.push(attempt.pop_all())
+            return _Graph(graph, rows * count * matrix.columns, buffer != device.buffers[-1])
+    raise EngineError(f"no buffer for type {matrix.type}")
+
+
+def _attention(device: Device, stack: ExitStack, asked: Attention, size: int) -> _Graph:
+    """Layers of a cache that lies as llama.cpp lays it: token by token, all groups of one."""
+    values = asked.cells * asked.groups * (asked.key + asked.value)
+    count = min(_GRAPH, max(1, size // (2 * values))) if asked.vectors == 1 else 1
+    inputs, results = device.context(stack, 2 * count + 2), device.context(stack, 4 * count)
+
+    def heads(kind: int, length: int, number: int, tokens: int) -> int:
+        return int(libggml.ggml_new_tensor_3d(inputs, kind, length, number, tokens))
+
+    query = heads(F32, asked.key, asked.heads, asked.vectors)
+    mask = libggml.ggml_new_tensor_2d(inputs, F16, asked.cells, asked.vectors)
+    caches = [
+        [heads(asked.type, n, asked.groups, asked.cells) for n in (asked.key, asked.value)]
+        for _ in range(count)
+    ]
+    device.allocate(stack, inputs)
+    for tensor in (query, mask, *(tensor for cache in caches for tensor in cache)):
+        fill(tensor)
+    layers = [
+        libggml.ggml_flash_attn_ext(
+            results,
+            *(libggml.ggml_permute(results, t, 0, 2, 1, 3) for t in (query, *cache)),
+            mask,
+            1.0,
+            0.0,
+            0.0,
+        )
+        for cache in caches
+    ]
+    graph = device.graph(results, layers)
+    device.allocate(stack, results)
+    return _Graph(graph, count)
+
+
+def _sums(device: Device, stack: ExitStack, asked: Sum) -> _Graph:
+    """One after another, as the operations of a layer wait for one another."""
+    count = _GRAPH if asked.vectors == 1 else 4
+    context = device.context(stack, count + 2)
+    first, other = (
+        libggml.ggml_new_tensor_2d(context, F32, asked.width, asked.vectors) for _ in range(2)
+    )
+    last = first
+    for _ in range(count):
+        last = libggml.ggml_add(context, last, other)
+    graph = device.graph(context, [last])
+    device.allocate(stack, context)
+    for tensor in (first, other):
+        fill(tensor)
+    return _Graph(graph, count)
 
 
 def main() -> int:
     """`python -m portable.engine.kernels`."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-    results.write(msgspec.json.encode(rates(request)))
+    requests = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Request])
+    results.write(msgspec.json.encode([rates(request) for request in requests]))
     results.flush()
     return 0
 
