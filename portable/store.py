@@ -63,8 +63,19 @@ def home() -> Path:
 
 def prompts() -> Path:
     """The folder for prompts that were read before: a cache, which may be deleted at any time."""
+    return _cache() / "prompts"
+
+
+def tensors() -> Path:
+    """The folder, made, for weights that other machines sent to this worker: a cache, too."""
+    folder = _cache() / "tensors"
+    _make(folder)
+    return folder
+
+
+def _cache() -> Path:
     given = os.environ.get("PORTABLE_HOME")
-    return (home() if given else platformdirs.user_cache_path("portable", False)) / "prompts"
+    return home() if given else platformdirs.user_cache_path("portable", False)
 
 
 def conversation(model: str) -> Path:

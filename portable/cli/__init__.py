@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from portable.cli import convert, measure, models, quants, run, serve, service, verify
+from portable.cli import convert, measure, models, quants, run, serve, service, verify, worker
 from portable.cli.app import app
 
-_COMMANDS = (convert, measure, models, quants, run, serve, service, verify)
+_COMMANDS = (convert, measure, models, quants, run, serve, service, verify, worker)
 __all__ = ["app", "main"]
 
 

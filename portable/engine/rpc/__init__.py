@@ -1,0 +1,1 @@
+"""Other machines as devices, by ggml's own RPC: asked, registered, served."""

@@ -1,0 +1,79 @@
+"""Registers workers with ggml, in the engine's process only, and keeps their connections."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+
+from portable.engine.native import libggml
+from portable.engine.rpc import hello
+from portable.errors import Busy, EngineError, PortableError
+
+# What llama.cpp does with a worker that has just answered takes milliseconds.
+_PATIENCE = 5.0
+# ggml closes a connection that nothing uses and aborts if the next one fails: one backend a worker
+# holds it for this process's life, so that no other client comes between.
+_HELD: dict[str, int] = {}
+
+
+def connect(endpoints: Sequence[str]) -> tuple[PortableError, ...]:
+    """Make devices of those workers that can be reached; returns why the others cannot.
+
+    Raises EngineError when llama.cpp is built without RPC.
+    """
+    missing: list[PortableError] = []
+    for endpoint in endpoints:
+        if endpoint in _HELD:
+            continue
+        try:
+            hello.ask(endpoint, patience=_PATIENCE)
+            _in_time(lambda to=endpoint: _register(to), endpoint)  # type: ignore[misc]
+        except EngineError:
+            raise
+        except PortableError as error:
+            missing.append(error)
+    return tuple(missing)
+
+
+def _register(endpoint: str) -> None:
+    add = rpc_function("ggml_backend_rpc_add_server", ctypes.c_void_p, ctypes.c_char_p)
+    reg = ctypes.c_void_p(add(endpoint.encode()))
+    libggml.ggml_backend_register(reg)
+    libggml.ggml_backend_reg_dev_get.restype = ctypes.c_void_p
+    libggml.ggml_backend_dev_init.restype = ctypes.c_void_p
+    device = ctypes.c_void_p(libggml.ggml_backend_reg_dev_get(reg, ctypes.c_size_t(0)))
+    _HELD[endpoint] = libggml.ggml_backend_dev_init(device, None)
+
+
+def rpc_function(name: str, result: object, *arguments: object) -> Callable[..., int]:
+    """One of the functions that the RPC backend has beyond ggml's interface. Raises EngineError."""
+    libggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+    libggml.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    reg = ctypes.c_void_p(libggml.ggml_backend_reg_by_name(b"RPC"))
+    found = reg and libggml.ggml_backend_reg_get_proc_address(reg, name.encode())
+    if not found:
+        raise EngineError(
+            "llama.cpp is built without RPC", hint='install it with CMAKE_ARGS="-DGGML_RPC=ON"'
+        )
+    made: Callable[..., int] = ctypes.CFUNCTYPE(result, *arguments)(found)
+    return made
+
+
+def _in_time(work: Callable[[], None], endpoint: str) -> None:
+    """ggml waits for ever where another client was quicker; this does not."""
+    failed: list[PortableError] = []
+
+    def run() -> None:
+        try:
+            work()
+        except PortableError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="rpc", daemon=True)
+    thread.start()
+    thread.join(2 * hello.SECONDS)
+    if failed:
+        raise failed[0]
+    if thread.is_alive():
+        raise Busy(f"the worker {endpoint} was taken by another client just now")
