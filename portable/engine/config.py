@@ -37,6 +37,9 @@ class EngineConfig:
     Prefixes that are worth it lie in the folder `prompt_cache`, if there is one, and in
     `prompt_cache_bytes` at most; None is a share of the free disk.
 
+    `rpc` are workers on other machines, as `host:port`; a step that takes longer than `rpc_seconds`
+    means that one of them hangs.
+
     Raises UsageError for a value out of range.
     """
 
@@ -61,6 +64,8 @@ class EngineConfig:
     repack: bool = True
     prompt_cache: Path | None = None
     prompt_cache_bytes: int | None = None
+    rpc: tuple[str, ...] = ()
+    rpc_seconds: float = 120.0
 
     default_context = 8192
 
@@ -71,6 +76,7 @@ class EngineConfig:
         _within("step seconds", self.step_seconds, 0.001, 60)
         _within("queue", self.queue, 1, 4096)
         _within("threads", self.threads, 0, 512)
+        _within("rpc seconds", self.rpc_seconds, 1, 3600)
         if self.kv_type != "f16" and self.flash_attention == "off":
             raise UsageError(
                 f"a KV cache of {self.kv_type} needs flash attention",

@@ -7,6 +7,7 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from portable import gguf
@@ -19,6 +20,7 @@ from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.machine import available_memory, check_file
 from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
 from portable.engine.offload import ALL_LAYERS, check_memory, plan
+from portable.engine.rpc.devices import connect
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory
@@ -50,10 +52,13 @@ class Weights(Vocabulary):
         for file in filter(None, (config.model, config.adapter)):
             check_file(file)
         start()
+        missing = connect(config.rpc) if config.gpu_layers != 0 else ()
         self.devices, backends = list_devices()
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
+        without = "".join(f"; without it: {error.message}" for error in missing)
+        self.offload = replace(self.offload, reason=self.offload.reason + without)
         self.cores = find_cores()
         self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
         self._stop = contextlib.ExitStack()

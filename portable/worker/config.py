@@ -36,8 +36,8 @@ class WorkerConfig:
             raise UsageError(f"--threads is {self.threads}", hint="a number from 0 to 512")
         if not (self.is_loopback or self.insecure):
             raise UsageError(
-                f"ggml's RPC has no key and no encryption: whoever reaches {self.host} could use this"
-                " machine, and try to take it over",
+                f"ggml's RPC has no key and no encryption: whoever reaches {self.host} could use"
+                " this machine, and try to take it over",
                 hint="leave --host out and let the other machine come by `ssh -L`,"
                 " or add --insecure in a network that is yours alone",
             )

@@ -11,9 +11,10 @@ from types import FrameType
 
 import msgspec
 
+from portable.engine import protocol
 from portable.engine.cores import find_cores, settle
 from portable.engine.rpc import serve
-from portable.errors import EngineError, PortableError
+from portable.errors import PortableError
 from portable.worker import port
 from portable.worker.config import WorkerConfig
 
@@ -25,7 +26,10 @@ _LONGEST_PAUSE = 30.0
 
 
 def run(config: WorkerConfig, say: Say) -> int:
-    """Serve until SIGTERM (exit code 0) or Ctrl-C (130). Raises PortInUse, UsageError, EngineError."""
+    """Serve until SIGTERM (exit code 0) or Ctrl-C (130).
+
+    Raises PortInUse, UsageError or EngineError.
+    """
     worker = Worker(config, port.choose(config, say), say)
     before = {n: signal.signal(n, worker.stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -111,8 +115,8 @@ class Worker:
                 self._say(f"client {news.client} connected; others wait until it leaves")
             case serve.Went():
                 self._say(f"client {news.client} left")
-            case serve.Failed():
-                self._failure = EngineError(news.message, hint=news.hint)
+            case protocol.Failed():
+                self._failure = protocol.as_error(news)
 
     def _describe(self, devices: list[serve.Device]) -> None:
         threads = self._serving().threads
@@ -131,4 +135,6 @@ class Worker:
             self._say(f"from another machine: ssh -N -L {self._port}:{here} USER@THIS-MACHINE")
             self._say(f"and there: portable chat MODEL --rpc {here}")
         else:
-            self._say("WARNING: no key, no encryption: whoever reaches this port can use this machine")
+            self._say(
+                "WARNING: no key, no encryption: whoever reaches this port can use this machine"
+            )

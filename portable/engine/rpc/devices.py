@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from portable.engine.native import libggml
 from portable.engine.rpc import hello
@@ -46,7 +47,7 @@ def _register(endpoint: str) -> None:
     _HELD[endpoint] = libggml.ggml_backend_dev_init(device, None)
 
 
-def rpc_function(name: str, result: object, *arguments: object) -> Callable[..., int]:
+def rpc_function(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
     """One of the functions that the RPC backend has beyond ggml's interface. Raises EngineError."""
     libggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
     libggml.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p

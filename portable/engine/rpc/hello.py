@@ -39,8 +39,9 @@ class Offer:
 def ask(endpoint: str, seconds: float = SECONDS, patience: float = 0.0) -> tuple[Offer, ...]:
     """What each of a worker's devices offers.
 
-    A worker that is not there is waited for `patience` seconds: it may be starting again. Raises
-    NetworkError for who is none, is not there or has another version, and Busy for who says nothing.
+    A worker that is not there is waited for `patience` seconds: it may be starting again.
+    Raises NetworkError for who is none, is not there or has another version, and Busy for who says
+    nothing.
     """
     end = time.monotonic() + patience
     while True:
@@ -121,8 +122,9 @@ class _Line:
 def _connected(endpoint: str, seconds: float) -> _Line:
     end = time.monotonic() + seconds
     try:
-        found = socket.getaddrinfo(*parts(endpoint), socket.AF_INET, socket.SOCK_STREAM)
-        return _Line(socket.create_connection(found[0][4][:2], seconds), endpoint, end)
+        host = socket.gethostbyname(parts(endpoint)[0])  # IPv4 only, as ggml does it
+        sock = socket.create_connection((host, parts(endpoint)[1]), seconds)
+        return _Line(sock, endpoint, end)
     except (socket.gaierror, UnicodeError):
         raise NetworkError(f"--rpc {endpoint}: no machine of this name is known") from None
     except TimeoutError:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import msgspec
 import psutil
 
+from portable.engine import protocol
 from portable.engine.machine import available_memory
 from portable.engine.native import libggml, start
 from portable.engine.rpc.alive import watch_connections
@@ -68,14 +69,8 @@ class Went(msgspec.Struct, tag=True):
     client: str
 
 
-class Failed(msgspec.Struct, tag=True):
-    """It cannot serve, and starting it again would not help."""
-
-    message: str
-    hint: str
-
-
-News = Offering | Listening | Came | Went | Failed
+# Failed: it cannot serve, and starting it again would not help.
+News = Offering | Listening | Came | Went | protocol.Failed
 
 
 class Memory:
@@ -123,7 +118,7 @@ def main() -> int:
     try:
         _serve(serving, news)
     except PortableError as error:
-        _tell(news, Failed(error.message, error.hint))
+        _tell(news, protocol.failed("", error))
     return 1
 
 
@@ -184,7 +179,7 @@ def _text(what: str, device: ctypes.c_void_p) -> str:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1024):
+    while os.read(0, 1024):
         pass
     os._exit(0)
 
