@@ -19,11 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import platformdirs
 from filelock import BaseFileLock, FileLock, Timeout
 
 from portable import gguf
 from portable.errors import DiskError, UsageError
+from portable.folders import cache, home
 
 RECORD = ".json"
 _LEFT = (".partial", ".journal", ".new")
@@ -55,27 +55,16 @@ class Record:
         return Path(self.file)
 
 
-def home() -> Path:
-    """`PORTABLE_HOME`, else the user's data folder."""
-    given = os.environ.get("PORTABLE_HOME")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("portable", False)
-
-
 def prompts() -> Path:
     """The folder for prompts that were read before: a cache, which may be deleted at any time."""
-    return _cache() / "prompts"
+    return cache() / "prompts"
 
 
 def tensors() -> Path:
     """The folder, made, for weights that other machines sent to this worker: a cache, too."""
-    folder = _cache() / "tensors"
+    folder = cache() / "tensors"
     _make(folder)
     return folder
-
-
-def _cache() -> Path:
-    given = os.environ.get("PORTABLE_HOME")
-    return home() if given else platformdirs.user_cache_path("portable", False)
 
 
 def conversation(model: str) -> Path:

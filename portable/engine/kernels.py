@@ -96,19 +96,21 @@ def time_kernels(requests: Sequence[Request]) -> list[list[Timed]]:
         raise EngineError("ggml's kernels cannot be timed on this machine") from error
 
 
-def rates(request: Request) -> list[Timed]:
-    """All operations, timed in turns for `SECONDS` together, and three times at least."""
+def rates(
+    request: Request, seconds: float = SECONDS, weight_bytes: int = WEIGHT_BYTES
+) -> list[Timed]:
+    """All operations, timed in turns for `seconds` together, and three times at least."""
     device = Device(request.device, request.threads or default_threads())
-    size = min(WEIGHT_BYTES, ALL_BYTES // max(1, len(request.operations)))
+    size = min(weight_bytes, ALL_BYTES // max(1, len(request.operations)))
     with ExitStack() as stack:
         graphs = [_graph(device, stack, operation, size) for operation in request.operations]
         best = [math.inf for _ in graphs]
-        end, rounds = time.perf_counter() + SECONDS, 0
+        end, rounds = time.perf_counter() + seconds, 0
         while graphs and (time.perf_counter() < end or rounds < 3):
             # What else runs on the machine only ever adds to a time.
             best = [min(before, _run(device, made)) for before, made in zip(best, graphs)]
             rounds += 1
-    return [Timed(seconds / made.units, made.repacked) for seconds, made in zip(best, graphs)]
+    return [Timed(taken / made.units, made.repacked) for taken, made in zip(best, graphs)]
 
 
 class _Graph(NamedTuple):

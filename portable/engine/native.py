@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from portable.engine import death, libllama
 from portable.engine.cores import default_threads
 from portable.engine.offload import Device
 from portable.errors import EngineError, ModelFileError, UnsupportedModel
@@ -25,8 +26,13 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 if default_threads() <= 4:
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
-import llama_cpp as lib
-from llama_cpp import llama_cpp
+# What would end this process ends another one.
+libllama.check()
+try:
+    import llama_cpp as lib
+    from llama_cpp import llama_cpp
+except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    raise libllama.unusable(death.explain(None, str(error))) from error
 
 
 class Libraries:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from portable import hub, store
+from portable import folders, hub, store
 from portable.errors import DiskError, NetworkError, NotOnHub, PortableError
 from portable.obtain.model import Found, Target, Wish
 
@@ -107,7 +107,7 @@ class Memory:
 
     @property
     def path(self) -> Path:
-        return store.home() / "hubs.json"
+        return folders.home() / "hubs.json"
 
     def find(self, repo: str) -> str | None:
         entry = self._load().get(f"{self.where} {repo}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from portable.engine import protocol
+from portable.engine import death, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta
@@ -57,6 +57,7 @@ class ModelProcess:
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended: deque[float] = deque(maxlen=16)
+        self._code = 0  # which the last child ended with
         self._silent = 0
         self._lived = self._trial = False
         self._steps = 0
@@ -195,11 +196,17 @@ class ModelProcess:
                 await self._run_child()
             except Exception:  # no process to be had, or one that talks nonsense
                 log.exception("the model's process failed")
+            if not self._lived and not self.failure:
+                self.failure = await asyncio.to_thread(libllama.trouble, self._code)
             failed_starts = 0 if self._lived else failed_starts + 1
             # What cannot be loaded the first time is told at once; later it may be a passing want.
             told = self.failure and not self.info
             if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
-                died = EngineError(f"the model failed {failed_starts} times")
+                died = EngineError(
+                    f"the model's process died {failed_starts} times while it loaded, the last time"
+                    f" by {death.name(self._code)}",
+                    hint="portable verify FILE looks at the model, portable doctor at the machine",
+                )
                 self._give_up(self.failure or died)
                 return
             self._keep_untouched()
@@ -342,6 +349,7 @@ class ModelProcess:
         except TimeoutError:
             child.kill()
             await child.wait()
+        self._code = child.returncode or 0
 
 
 def pause(deaths: Iterable[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import IO
 
 import msgspec
 
+from portable.engine import death
 from portable.engine.trial import STEPS, Failed, Request, Result
 
 SECONDS = 600.0
@@ -37,7 +37,7 @@ class Trial:
         """By step, as far as it came; the step at which it ended too early has Failed."""
         try:
             code = self.child.wait(SECONDS)
-            end = f"llama.cpp ended the process ({_how(code)}) {self._last_words()}".strip()
+            end = f"llama.cpp ended the process ({death.name(code)}) {self._last_words()}".strip()
         except subprocess.TimeoutExpired:
             code, end = 1, f"no end after {SECONDS:.0f} seconds"
         self.out.seek(0)
@@ -66,10 +66,3 @@ def started() -> Iterator[Trial]:
             yield Trial(child, out, err)
         finally:
             child.kill()
-
-
-def _how(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"code {code}"
