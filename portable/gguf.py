@@ -10,7 +10,7 @@ import re
 import stat
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from portable.errors import ModelFileError
 
@@ -64,12 +64,26 @@ def read(path: Path) -> Head:
     if not stat.S_ISREG(info.st_mode):
         raise ModelFileError(f"{path} is not a regular file")
     with path.open("rb") as file:
-        try:
-            return _Reader(file).head(info.st_size)
-        except (_Damaged, struct.error, UnicodeDecodeError) as error:
-            raise ModelFileError(
-                f"{path} is not a whole GGUF file: {error}", hint="convert or download it again"
-            ) from None
+        return parse(file, info.st_size, str(path))
+
+
+class Source(Protocol):
+    """A file, here or far away, read from its beginning on."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+def parse(file: Source, size: int, name: str) -> Head:
+    """The head of a file of `size` bytes, of which no more is read than a block beyond it.
+
+    Raises ModelFileError.
+    """
+    try:
+        return _Reader(file).head(size)
+    except (_Damaged, struct.error, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"{name} is not a whole GGUF file: {error}", hint="convert or download it again"
+        ) from None
 
 
 def shards(path: Path) -> list[Path]:
@@ -137,7 +151,7 @@ class _Damaged(Exception):
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Source) -> None:
         self.file = file
         self.data = bytearray()
         self.at = 0

@@ -7,13 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from checkpoints import tiny
+from ggufs import split
 from serving import model_file
 
+from convert import Options, convert
 from portable import gguf
 from portable.engine.config import EngineConfig, KvType
-from portable.engine.dry_run import Request, Reserved, dry_run, read, sparse
+from portable.engine.dry_run import Request, dry_run, sparse
 from portable.engine.llama import Llama
-from portable.engine.native import LOG
 
 SLOTS, STEP = 3, 128
 
@@ -24,8 +26,8 @@ def request(model: Path, cells: int, kv_type: str = "f16") -> Request:
     return Request(str(model), cells, STEP + SLOTS, SLOTS, kv_type=kv_type, flash=flash)
 
 
-def loaded(cells: int, kv_type: KvType) -> Reserved:
-    LOG.clear()
+@pytest.mark.parametrize(("cells", "kv_type"), [(512, "f16"), (4096, "f16"), (2048, "q8_0")])
+def test_sizes_are_those_of_a_context_that_is_made(cells: int, kv_type: KvType) -> None:
     config = EngineConfig(
         model_file(),
         context=cells,
@@ -35,26 +37,22 @@ def loaded(cells: int, kv_type: KvType) -> Reserved:
         kv_type=kv_type,
         gpu_layers=0,
     )
-    with closing(Llama(config)):
-        return read("".join(LOG))
-
-
-@pytest.mark.parametrize(("cells", "kv_type"), [(512, "f16"), (4096, "f16"), (2048, "q8_0")])
-def test_sizes_are_those_of_a_context_that_is_made(cells: int, kv_type: KvType) -> None:
+    with closing(Llama(config)) as made:
+        buffers = made.buffers
     (told,) = dry_run([request(model_file(), cells, kv_type)])
-    found = loaded(cells, kv_type)
-    assert (told.compute, told.nodes) == (found.compute, found.nodes)
+    assert (told.compute, told.output) == (buffers.compute, buffers.output["CPU"])
     assert told.compute["CPU"] > 1 << 20 and told.nodes > 100
+    assert 30 << 20 < told.process < 300 << 20
 
 
 def test_a_head_is_enough_and_takes_no_room() -> None:
     whole = model_file()
     with whole.open("rb") as file:
         head = file.read(gguf.read(whole).start)
-    with sparse(head, whole.stat().st_size) as path:
+    with sparse([(head, whole.stat().st_size)]) as path:
         assert os.name == "nt" or path.stat().st_blocks * 512 < 2 * len(head)
         here, there = dry_run([request(path, 1024), request(whole, 1024)])
-    assert here == there and not here.error
+    assert (here.compute, here.output) == (there.compute, there.output) and here.output
     assert not path.exists()
 
 
@@ -75,3 +73,13 @@ def test_what_is_no_model_is_told_beside_the_others(
     assert bad.error and not bad.compute
     assert good.compute and not good.error
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_split_model_is_found_by_its_heads(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "m", "qwen2")
+    whole = convert(folder, tmp_path / "whole.gguf", Options(quant="Q8_0")).path
+    parts = split(whole, 3)
+    heads = [(part.read_bytes()[: gguf.read(part).start], part.stat().st_size) for part in parts]
+    with sparse(heads) as path:
+        found = dry_run([request(path, 512), request(whole, 512)])
+    assert found[0].compute == found[1].compute and found[0].compute

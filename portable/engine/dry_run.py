@@ -18,14 +18,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+from psutil import Process
 
-from portable.engine.native import lib, load_model, start
+from portable.engine.buffers import read
+from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
 from portable.errors import EngineError, PortableError
 
 SECONDS = 120
 _TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type
-_DEBUG = 1  # GGML_LOG_LEVEL_DEBUG
-_MIB = 1 << 20
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -51,12 +51,16 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """Bytes of the compute buffers by llama.cpp's name for the memory ("CPU", "CUDA0", "CUDA_Host",
-    …), and of the `output`, which lies on the host; `nodes` are the operations of a step."""
+    """Bytes of the compute buffers by device, the host being "CPU", and of the `output` there.
+
+    `nodes` are the operations of a step. `process` is what the process takes that tried it: without
+    weights, cache and compute buffers it holds the libraries and the vocabulary.
+    """
 
     compute: dict[str, int] = {}
     output: int = 0
     nodes: int = 0
+    process: int = 0
     error: str = ""
 
 
@@ -77,54 +81,42 @@ def dry_run(requests: Sequence[Request]) -> list[Reserved]:
 
 
 @contextmanager
-def sparse(head: bytes, size: int) -> Iterator[Path]:
-    """A file that begins with `head` and is `size` bytes long, none of which take room."""
+def sparse(files: Sequence[tuple[bytes, int]]) -> Iterator[Path]:
+    """A model whose files begin with these heads and are so many bytes long, of which the rest
+    takes no room."""
     with TemporaryDirectory(prefix="portable-fit-") as folder:
-        path = Path(folder) / "model.gguf"
-        with path.open("wb") as file:
-            file.write(head)
-            file.truncate(size)
-        yield path
+        whole = f"-of-{len(files):05d}.gguf"
+        names = [f"m-{n:05d}{whole}" for n in range(1, len(files) + 1)] if files[1:] else ["m.gguf"]
+        for name, (head, size) in zip(names, files):
+            with (Path(folder) / name).open("wb") as file:
+                file.write(head)
+                file.truncate(size)
+        yield Path(folder) / names[0]
 
 
 def reserve(request: Request) -> Reserved:
-    """In this process, whose log of llama.cpp it takes over."""
+    """In this process."""
     start()
-    lines: list[str] = []
-
-    def note(level: int, text: bytes, _data: object) -> None:
-        if level != _DEBUG:
-            lines.append(text.decode("utf-8", "replace"))
-
-    callback = lib.llama_log_callback(note)
-    lib.llama_log_set(callback, ctypes.c_void_p(0))
     try:
-        with ExitStack() as stack:
+        with ExitStack() as stack, listen() as log:
+            devices, _ = list_devices()
             model = load_model(Path(request.model), _model_params(request))
             stack.callback(lib.llama_model_free, model)
             context = lib.llama_init_from_model(model, _context_params(request))
             if not context:
-                return Reserved(error="llama.cpp makes no such context")
+                return Reserved(error=last_words() or "llama.cpp makes no such context")
             stack.callback(lib.llama_free, context)
-            return read("".join(lines))
+            found = read("".join(log).splitlines(), devices)
+            return Reserved(
+                found.compute, sum(found.output.values()), _nodes(log), Process().memory_info().rss
+            )
     except PortableError as error:
         return Reserved(error=error.message)
-    finally:
-        start()
 
 
-def read(log: str) -> Reserved:
-    """What llama.cpp said while it made a context."""
-    compute: dict[str, int] = {}
-    for name, size in re.findall(r"(\S+) +compute buffer size = +([\d.]+) MiB", log):
-        compute[name] = compute.get(name, 0) + _bytes(size)
-    output = sum(map(_bytes, re.findall(r"output buffer size = +([\d.]+) MiB", log)))
-    nodes = re.search(r"graph.*?: nodes = (\d+)", log)
-    return Reserved(compute, output, int(nodes[1]) if nodes else 0)
-
-
-def _bytes(mebibytes: str) -> int:
-    return int(float(mebibytes) * _MIB)
+def _nodes(log: Sequence[str]) -> int:
+    found = re.search(r"graph.*: nodes = (\d+)", "".join(log))
+    return int(found[1]) if found else 0
 
 
 def _model_params(request: Request) -> lib.llama_model_params:
