@@ -50,6 +50,7 @@ THROUGH_THE_DOOR = {
     "portable/engine/ggml.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
+    "portable/engine/placement.py",
     "portable/engine/probe.py",
     "portable/engine/rpc/devices.py",
     "portable/engine/rpc/serve.py",

@@ -129,7 +129,7 @@ def test_a_configuration_file_gives_the_flags(tmp_path: Path) -> None:
         port = 0
         threads = 1
         context = 256
-        mmap = false
+        load-mode = "none"
         api_key = ["one", "two"]
         """
     )

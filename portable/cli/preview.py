@@ -21,14 +21,14 @@ def facts(
     """What `--json` prints. Sizes in bytes; `how` is store, stream or here."""
     import psutil
 
-    from portable.engine.config import EngineConfig
+    from portable.engine.config import ENGINE
 
     room = source.room
     how = "here" if not room or not room.missing else "stream" if room.streams(keep) else "store"
     folder = next(path for path in target.absolute().parents if path.is_dir())
     free = shutil.disk_usage(folder).free
     memory = psutil.virtual_memory().available
-    context = min(found.context or EngineConfig.default_context, EngineConfig.default_context)
+    context = min(found.context or ENGINE["default_context"], ENGINE["default_context"])
     cache = context * found.cache
     return {
         "model": source.full_id or source.name,

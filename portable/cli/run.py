@@ -155,24 +155,24 @@ def obtained(source: Source) -> Model:
 def engine(found: Model, source: Source, running: Running, *, slots: int | None) -> EngineConfig:
     """The engine's configuration for this model; `slots` None are chosen by its file."""
     from portable import store
-    from portable.engine.config import EngineConfig, parse_gpu_layers
+    from portable.engine.config import EngineConfig
 
     most = size_or_off("--prompt-cache", running.prompt_cache)
     draft = running.draft and replace(source, model=running.draft, quant=None, revision=None)
     config = EngineConfig(
         found.path,
-        context=running.context,
+        **running.tokens,
+        **running.placement,
+        rope=running.rope,
         slots=slots or 1,
         threads=running.threads,
         eco=running.eco,
-        gpu_layers=parse_gpu_layers(running.gpu_layers),
         flash_attention=running.flash_attention,
         kv_type=running.kv_type,
         speculate=running.speculate,
         deterministic=running.deterministic,
         pooling=running.pooling,
         draft=obtained(draft).path if draft else None,
-        mmap=running.mmap,
         adapter=running.adapter,
         prompt_cache=None if most == 0 else store.prompts(),
         prompt_cache_bytes=most,

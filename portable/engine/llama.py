@@ -16,7 +16,7 @@ import numpy.typing as npt
 from portable.engine import state as states
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.batch import Batch
-from portable.engine.config import EngineConfig
+from portable.engine.config import EngineConfig, Rope
 from portable.engine.machine import available_memory
 from portable.engine.native import last_words, lib
 from portable.engine.offload import fitting_context
@@ -167,7 +167,8 @@ class Llama(Weights):
         """What a saved state depends on, in 32 bytes. Raises ModelFileError and OSError."""
         # Of some models the context's length chooses the rope's factors.
         flash = self._flash_attention(config)
-        return states.identity(config, config.kv_type, flash, self.context)
+        stretched = [config.rope] if config.rope != Rope() else []
+        return states.identity(config, self._kv_type, flash, self.context, *stretched)
 
     def info(self) -> ModelInfo:
         return self.describe(self.context)
@@ -175,13 +176,14 @@ class Llama(Weights):
     # --- loading ---
 
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
-        kind, bits = _KV_TYPES[config.kv_type]
+        self._kv_type = "f16" if config.kv_type == "auto" else config.kv_type
+        kind, bits = _KV_TYPES[self._kv_type]
         # In cells of its own a sequence lies as if it were alone, and sums add up in one order.
         apart = config.slots if config.deterministic else 1
         context = config.context or self._fitting(config, apart * self.cache_bytes(1, bits))
         cells = context * apart
         self.claim(self.cache_bytes(cells, bits))
-        params = self.context_params()
+        params = self.context_params(config)
         params.kv_unified = not config.deterministic
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
@@ -197,7 +199,7 @@ class Llama(Weights):
         return context if self.offload.layers else fitting_context(context, token_bytes, free)
 
     def _flash_attention(self, config: EngineConfig) -> int:
-        if config.kv_type != "f16":
+        if self._kv_type != "f16":
             return 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED: without it the values stay f16
         wanted = config.flash_attention
         # Without it a decode also reads the cells of idle prefixes: 4,096 of them cost more than

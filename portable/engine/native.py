@@ -57,9 +57,21 @@ if sys.platform == "win32":
 else:
     libggml = llama_cpp._lib
 
-__all__ = ["LOG", "last_words", "lib", "libggml", "list_devices", "listen", "load_model", "start"]
+__all__ = [
+    "LOG",
+    "device_handle",
+    "last_words",
+    "lib",
+    "libggml",
+    "list_devices",
+    "listen",
+    "load_model",
+    "start",
+    "use_numa",
+]
 
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+_NUMA: list[str] = []  # ggml takes the first strategy only
 LOG: deque[str] = deque(maxlen=400)
 _listening: dict[int, list[str]] = {}
 
@@ -104,6 +116,13 @@ def listen() -> Iterator[list[str]]:
         del _listening[id(heard)]
 
 
+def use_numa(strategy: str) -> None:
+    """Place threads on machines with several memories: for all of the process, once."""
+    if strategy != "off" and not _NUMA:
+        _NUMA.append(strategy)
+        lib.llama_numa_init(getattr(lib, f"GGML_NUMA_STRATEGY_{strategy.upper()}"))
+
+
 def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:
     """A model, which its owner frees. Raises ModelFileError or UnsupportedModel."""
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
@@ -127,6 +146,15 @@ def list_devices() -> tuple[list[Device], list[str]]:
         for i in range(libggml.ggml_backend_dev_count())
     ]
     return [_device(d) for d in found if libggml.ggml_backend_dev_type(d) in _GPU_TYPES], backends
+
+
+def device_handle(name: str) -> int:
+    """ggml's pointer to a device of `list_devices`. Raises EngineError if it is gone."""
+    libggml.ggml_backend_dev_by_name.restype = ctypes.c_void_p
+    found: int | None = libggml.ggml_backend_dev_by_name(name.encode())
+    if not found:
+        raise EngineError(f"the device {name} is gone")
+    return found
 
 
 def _device(handle: ctypes.c_void_p) -> Device:

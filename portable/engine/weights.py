@@ -18,8 +18,17 @@ from portable.engine.buffers import read as read_buffers
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.machine import available_memory, check_file
-from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
+from portable.engine.native import (
+    last_words,
+    lib,
+    list_devices,
+    listen,
+    load_model,
+    start,
+    use_numa,
+)
 from portable.engine.offload import ALL_LAYERS, check_memory, plan
+from portable.engine.placement import chosen, model_params, set_rope
 from portable.engine.rpc.devices import connect
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
@@ -52,8 +61,10 @@ class Weights(Vocabulary):
         for file in filter(None, (config.model, config.adapter)):
             check_file(file)
         start()
-        missing = connect(config.rpc) if config.gpu_layers != 0 else ()
-        self.devices, backends = list_devices()
+        use_numa(config.numa)
+        missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
+        devices, backends = list_devices()
+        self.devices = chosen(devices, config)
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
@@ -64,7 +75,8 @@ class Weights(Vocabulary):
         self._stop = contextlib.ExitStack()
         self.buffers = Buffers()
         super().__init__(self._load_model(config, loading))
-        self.trained_context = int(lib.llama_model_n_ctx_train(self._model))
+        stretch = config.rope.scale or 1
+        self.trained_context = int(lib.llama_model_n_ctx_train(self._model) * stretch)
         self.width = int(lib.llama_model_n_embd_out(self._model))  # numbers in an embedding
         self.labels = int(lib.llama_model_n_cls_out(self._model))  # … in what a classifier says
         self.can_keep_part = not (
@@ -140,10 +152,14 @@ class Weights(Vocabulary):
             self._available = min(self._available, self._beside.room)
         self._claimed = 0
         self.claim(0)
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 999 if self.offload.layers == ALL_LAYERS else self.offload.layers
-        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if config.mmap else lib.LLAMA_LOAD_MODE_NONE
-        params.use_extra_bufts = config.repack
+        experts = 1024 if config.cpu_moe == "all" else config.cpu_moe
+        params = model_params(
+            config,
+            self.devices if self.offload.layers else [],
+            999 if self.offload.layers == ALL_LAYERS else self.offload.layers,
+            config.tensor_split,
+            0 if experts == "auto" else experts,
+        )
 
         def report(fraction: float, _data: object) -> bool:
             if loading:
@@ -190,12 +206,13 @@ class Weights(Vocabulary):
             check_memory(self._bytes, self._claimed + context, self._available, what)
             self._claimed += context
 
-    def context_params(self) -> lib.llama_context_params:
+    def context_params(self, config: EngineConfig) -> lib.llama_context_params:
         """What all contexts have in common."""
         params = lib.llama_context_default_params()
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = True
         params.no_perf = True
+        set_rope(params, config.rope)
         # "On the CPU" means that nothing is computed elsewhere, large prompts included.
         params.op_offload = params.offload_kqv = bool(self.offload.layers)
         # strlen is the callback: "" is 0, go on; "\1" is 1, stop. ggml asks hundreds of times a

@@ -10,7 +10,7 @@ from portable.engine.config import EngineConfig
 from portable.errors import PortableError
 
 # Bytes of a value of the KV cache, against f16.
-_KV_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
+_KV_SHARE = {"auto": 1.0, "f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
 # Compute buffers, the vocabulary, Python itself: measured at 150 to 400 MB.
 _OVERHEAD = 300 << 20
 

@@ -155,7 +155,7 @@ class Pooled:
         return wanted
 
     def _params(self, weights: Weights, config: EngineConfig) -> lib.llama_context_params:
-        params = weights.context_params()
+        params = weights.context_params(config)
         params.embeddings = True
         params.n_seq_max = self.slots
         if self.whole:

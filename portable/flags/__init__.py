@@ -13,18 +13,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from portable.engine.config import EngineConfig, FlashAttention, KvType, Pooling
 from portable.errors import UsageError
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """Names that the shell may complete: the catalogue's and the store's; it knows paths itself."""
-    from portable import catalogue, store  # noqa: PLC0415  only while a name is being typed
-
-    known = [name for entry in catalogue.load().values() for name in entry.names]
-    here = [record.repo for record in store.listing() if record.hub != "local"]
-    # A shell begins a new word after a colon.
-    return sorted({n for n in known + here if n.startswith(incomplete) and ":" not in n})
+from portable.flags.complete import complete_model as complete_model
+from portable.flags.running import Running as Running
 
 
 @dataclass(frozen=True)
@@ -45,60 +36,6 @@ class Source:
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
-
-
-# One home for each default: the engine's own.
-_ENGINE: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(EngineConfig)}
-
-
-@dataclass(frozen=True)
-class Running:
-    """How the model runs."""
-
-    context: Annotated[
-        int, typer.Option("--context", "-c", help="Tokens; 0: the model's, at most 8192.")
-    ] = _ENGINE["context"]
-    gpu_layers: Annotated[str, typer.Option(help="Layers on the GPU: auto, all or a number.")] = (
-        _ENGINE["gpu_layers"]
-    )
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: chosen and adapted.")] = _ENGINE[
-        "threads"
-    ]
-    eco: Annotated[
-        bool, typer.Option("--eco", help="On battery: half the threads, low priority.")
-    ] = _ENGINE["eco"]
-    flash_attention: Annotated[
-        FlashAttention,
-        typer.Option(help="auto: where it can be; off: llama.cpp rounds alike for all chunks."),
-    ] = _ENGINE["flash_attention"]
-    kv_type: Annotated[
-        KvType, typer.Option(help="KV cache: f16, q8_0 or q4_0 (less memory, less exact).")
-    ] = _ENGINE["kv_type"]
-    speculate: Annotated[
-        bool, typer.Option(help="Guess repetitions ahead: for edits and quotes.")
-    ] = _ENGINE["speculate"]
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            help="A small MODEL of the same vocabulary that guesses ahead.",
-            autocompletion=complete_model,
-        ),
-    ] = None
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same answer in any crowd; slower.")
-    ] = _ENGINE["deterministic"]
-    mmap: Annotated[bool, typer.Option(help="Map the file instead of reading it.")] = _ENGINE[
-        "mmap"
-    ]
-    pooling: Annotated[
-        Pooling, typer.Option(help="How embeddings are made; none: not of a model that chats.")
-    ] = _ENGINE["pooling"]
-    adapter: Annotated[
-        Path | None, typer.Option(help="LoRA adapter, as `portable convert` writes it.")
-    ] = _ENGINE["adapter"]
-    prompt_cache: Annotated[
-        str, typer.Option(help="Disk for what was read before: auto, a size such as 4GB, or off.")
-    ] = "auto"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""What is asked by flags reaches llama.cpp, which says so itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from portable.engine import native
+from portable.engine.config import LONGEST_CONTEXT, EngineConfig, LoadMode, Rope
+from portable.engine.llama import Llama
+from portable.engine.native import lib, listen, use_numa
+from portable.engine.offload import Device
+from portable.engine.placement import chosen, experts_pattern
+from portable.errors import UsageError
+from portable.flags import Running
+
+ONE, TWO = Device("CUDA0", "One", 4 << 30, 6 << 30), Device("RPC0", "Two", 2 << 30, 2 << 30)
+
+
+def config(**fields: object) -> EngineConfig:
+    return EngineConfig(Path("x.gguf"), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, ["CUDA0", "RPC0"]),
+        ({"devices": ("rpc0", "CUDA0")}, ["RPC0", "CUDA0"]),
+        ({"devices": ()}, []),
+        ({"main_gpu": 1}, ["RPC0"]),
+        ({"devices": ("RPC0",), "main_gpu": 0, "gpu_layers": 3}, ["RPC0"]),
+        ({"tensor_split": (3, 1)}, ["CUDA0", "RPC0"]),
+    ],
+)
+def test_devices_are_those_that_were_named(fields: dict[str, object], names: list[str]) -> None:
+    assert [device.name for device in chosen([ONE, TWO], config(**fields))] == names
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"devices": ("CUDA1",)}, "--device cuda1 is not there (choose from: CUDA0, RPC0)"),
+        ({"main_gpu": 2}, "--main-gpu 2 is not there"),
+        ({"tensor_split": (1, 1, 1)}, "3 shares for 2 devices"),
+        ({"tensor_split": (0, 0)}, "a share of 0 or more"),
+        ({"tensor_split": (float("nan"), 1)}, "a share of 0 or more"),
+        ({"tensor_split": (1, 1), "main_gpu": 0}, "nothing to split"),
+        ({"cpu_moe": -1}, "cpu moe is -1"),
+    ],
+)
+def test_devices_that_cannot_be_meant_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        chosen([ONE, TWO], config(**fields))
+    assert said in str(refused.value)
+
+
+def test_flags_become_the_configuration() -> None:
+    flags = Running(device="CUDA0, RPC0", tensor_split="3,1.5", n_cpu_moe="ALL", numa="isolate")
+    made = config(**flags.placement, rope=Running(rope_scale=4.0).rope)
+    assert made.devices == ("CUDA0", "RPC0") and made.tensor_split == (3, 1.5)
+    assert (made.cpu_moe, made.numa, made.rope.scale) == ("all", "isolate", 4)
+    assert Running(device="none").placement["devices"] == ()
+    assert Running().tokens == {"context": 0}
+    assert Running(context="MAX").tokens == {"context": 0, "default_context": LONGEST_CONTEXT}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"device": " , "}, {"tensor_split": "1,x"}, {"n_cpu_moe": "some"}, {"gpu_layers": "-1"}],
+)
+def test_flags_that_make_no_sense_are_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(fields)).replace('_', '-')}"):
+        _ = Running(**fields).placement
+
+
+@pytest.mark.parametrize("text", ["most", "-1", "1.5", ""])
+def test_a_context_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--context"):
+        _ = Running(context=text).tokens
+
+
+@pytest.mark.parametrize("fields", [{"scale": 0}, {"yarn_ext_factor": -1}, {"freq_base": 1e99}])
+def test_positions_that_make_no_sense_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="rope"):
+        Rope(**fields)
+
+
+def test_the_expert_tensors_of_the_first_layers() -> None:
+    pattern = re.compile(experts_pattern(11).decode())
+    for name in ("blk.0.ffn_up_exps.weight", "blk.10.ffn_gate_up_exps", "blk.2.ffn_down_chexps"):
+        assert pattern.search(name), name
+    for name in ("blk.11.ffn_up_exps.weight", "blk.1.ffn_up.weight", "blk.1.ffn_up_shexp.weight"):
+        assert not pattern.search(name), name
+
+
+@pytest.mark.parametrize("mode", ["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"])
+def test_the_file_is_read_as_asked(smollm2: Path, mode: LoadMode) -> None:
+    with listen() as said:
+        Llama(EngineConfig(smollm2, context=256, load_mode=mode, threads=1)).close()
+    shown = {"auto": "mmap"}.get(mode, mode)
+    assert f"(load_mode = {shown})" in "".join(said)
+
+
+def test_the_longest_context_is_the_trained_one(smollm2: Path) -> None:
+    for most, context in ((300, 300), (LONGEST_CONTEXT, 8192)):
+        llama = Llama(EngineConfig(smollm2, default_context=most, threads=1, slots=1))
+        llama.close()
+        assert llama.context == -(-context // 256) * 256
+
+
+def test_positions_are_stretched_as_asked(smollm2: Path) -> None:
+    rope = Rope("yarn", 2, 50_000, 8192, 1, 1.5, 16, 2)
+    with listen() as said:
+        llama = Llama(EngineConfig(smollm2, context=512, rope=rope, threads=1))
+    plain = EngineConfig(smollm2, context=512, threads=1)
+    identities = llama.identity(EngineConfig(smollm2, rope=rope)), llama.identity(plain)
+    llama.close()
+    assert identities[0] != identities[1], "a prefix read with other positions is another prefix"
+    assert llama.info().trained_context == 16384
+    log = "".join(said)
+    for name, value in (("base", "50000.0"), ("scale", "0.5")):
+        assert re.search(rf"llama_context: freq_{name} += {value}$", log, re.M), name
+
+
+def test_a_numa_strategy_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(lib, "llama_numa_init", asked.append)
+    monkeypatch.setattr(native, "_NUMA", [])
+    for strategy in ("off", "distribute", "isolate"):
+        use_numa(strategy)
+    assert asked == [lib.GGML_NUMA_STRATEGY_DISTRIBUTE]
