@@ -101,6 +101,7 @@ def tensor(buffer: int, data: int) -> bytes:
 @contextmanager
 def client(endpoint: str) -> Iterator[socket.socket]:
     with socket.create_connection(parts(endpoint), 5) as sock:
+        sock.settimeout(None)  # or MSG_WAITALL would not wait
         yield sock
 
 
