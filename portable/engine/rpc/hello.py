@@ -48,24 +48,24 @@ def ask(endpoint: str, seconds: float = SECONDS, patience: float = 0.0) -> tuple
         try:
             with _connected(endpoint, seconds) as line:
                 return line.offers()
-        except ConnectionRefusedError:
-            if time.monotonic() > end:
-                raise NetworkError(
-                    f"no worker listens at {endpoint}",
-                    hint="start `portable worker` there, or the SSH tunnel to it",
-                ) from None
-            time.sleep(_PAUSE)
         except TimeoutError:
             raise Busy(
                 f"the worker {endpoint} says nothing: it is another client's, or hangs",
                 hint="a worker serves one client at a time; end that one, or start it again",
             ) from None
         except (OSError, struct.error) as error:
-            raise _foreign(endpoint, error) from None
+            if time.monotonic() > end:
+                raise _useless(endpoint, error) from None
+            time.sleep(_PAUSE)
 
 
-def _foreign(endpoint: str, error: Exception) -> NetworkError:
-    if isinstance(error, OSError) and error.strerror:
+def _useless(endpoint: str, error: Exception) -> NetworkError:
+    if isinstance(error, ConnectionRefusedError):
+        return NetworkError(
+            f"no worker listens at {endpoint}",
+            hint="start `portable worker` there, or the SSH tunnel to it",
+        )
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.strerror:
         return NetworkError(f"the worker {endpoint} cannot be reached: {error.strerror}")
     return NetworkError(
         f"what listens at {endpoint} is no worker of this version",
