@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convert.quantize import dequantize
-from convert.quants import TensorType
+from portable.tensortype import TensorType
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

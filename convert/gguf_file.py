@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.quants import TensorType
 from portable.gguf import ALIGNMENT, ARRAY, MAGIC, STRING
+from portable.tensortype import TensorType
 
 VERSION = 3
 SCALARS = {

@@ -15,9 +15,9 @@ import numpy as np
 
 from convert.gguf_file import Info, KeyValues, data_size, head, padded
 from convert.gguf_reader import Damaged, Gguf, read_gguf
-from convert.quants import TYPES
 from convert.writer import PartialFile, check_output, check_space, locked
 from portable.errors import UsageError
+from portable.tensortype import TYPES
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, CHUNKS, CHUNK_TOKENS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"

@@ -16,9 +16,10 @@ from convert.gguf_file import Info
 from convert.merge import EMBEDDING, HEAD, WRONG, mismatch
 from convert.part import Floats, Integers, Part
 from convert.plan import FilePlan, file_order
-from convert.quants import ADAPTER_TYPE, QUANTS, TYPES
+from convert.quants import ADAPTER_TYPE, QUANTS
 from convert.stream import Job
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
+from portable.tensortype import TYPES
 
 TOKEN_EMBEDDING = "token_embd.weight"
 # llama.cpp computes the latent attention of these without asking an adapter.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from convert.quants import QUANTS, TYPES, Quant, TensorType
+from convert.quants import QUANTS, Quant
 from portable.errors import UsageError
+from portable.tensortype import TYPES, TensorType
 
 # What a type becomes where a row's length is not a multiple of its block of 256 values.
 FALLBACK = {

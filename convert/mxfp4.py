@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from convert.quantize import is_valid
-from convert.quants import TYPES
 from convert.safetensors_file import Bytes, Stored
 from portable.errors import CheckpointError
+from portable.tensortype import TYPES
 
 NAME = "MXFP4"
 BLOCKS, SCALES = "_blocks", "_scales"

@@ -19,11 +19,12 @@ from convert.imatrix import Entry, read_imatrix
 from convert.mix import Mix, Shape
 from convert.options import Options
 from convert.quantize import SOURCE_BYTES
-from convert.quants import QUANTS, TYPES, TensorType
+from convert.quants import QUANTS
 from convert.report import Measured
 from convert.stream import Job
 from convert.vocab import read_vocab
 from portable.errors import CheckpointError, UnsupportedModel, UsageError
+from portable.tensortype import TYPES, TensorType
 
 # What a model ends with that does not end with an output matrix.
 HEADS = ("cls.output.weight",)

@@ -13,8 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert.quants import TensorType
 from portable.errors import CheckpointError, EngineError
+from portable.tensortype import TensorType
 
 SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
 F8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convert.quantize import is_valid
-from convert.quants import TYPES, TensorType
 from portable import gguf
 from portable.errors import ModelFileError
+from portable.tensortype import BY_ID, TensorType
 
 CHUNK = 4 << 20
-_TYPES = {kind.id: kind for kind in TYPES.values()}
 
 
 class Contents(NamedTuple):
@@ -57,7 +56,7 @@ def _chunks(
     buffer = np.empty(CHUNK, np.uint8)
     at = 0
     for tensor in sorted(head.infos, key=lambda tensor: tensor.offset):
-        kind = _TYPES.get(tensor.type)
+        kind = BY_ID.get(tensor.type)
         size = tensor.values // kind.block * kind.bytes if kind else 0
         if not at <= tensor.offset <= tensor.offset + size <= total:
             raise ModelFileError(f"{tensor.name} lies where other tensors are, or beyond the end")

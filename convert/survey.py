@@ -21,9 +21,9 @@ from convert.part import Part
 from convert.pipeline import opened
 from convert.plan import Plan
 from convert.quantize import prepare, quantize_rows
-from convert.quants import TYPES, TensorType
 from convert.remote import Remote
 from convert.stream import Job
+from portable.tensortype import TYPES, TensorType
 
 QUANTS = (
     "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M",

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convert.quants import DEFAULT_QUANT, TensorType
+from convert.quants import DEFAULT_QUANT
 from convert.survey import Candidate
 from portable.engine import kernels
 from portable.engine.kernels import Matrix
+from portable.tensortype import TensorType
 
 Rates = Mapping[tuple[TensorType, int], float]
 # Two samples of one model differ by less, and so do two timings of one kernel.

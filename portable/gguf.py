@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from portable import tensortype
 from portable.errors import ModelFileError
 
 MAGIC = b"GGUF"
@@ -22,11 +23,12 @@ BLOCK = 1 << 20
 SCALARS = dict(zip(range(13), ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d")))
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
+MOST_LAYERS = 512  # llama.cpp's limit, and so that of a list with a number for each of them
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 class Length(int):
-    """An array's number of elements, in place of the array."""
+    """An array's number of elements, in place of an array of texts or of many numbers."""
 
 
 class Tensor(NamedTuple):
@@ -41,9 +43,23 @@ class Tensor(NamedTuple):
     def values(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def bytes(self) -> int:
+        """Raises ModelFileError for a type that ggml does not have."""
+        kind = tensortype.BY_ID.get(self.type)
+        if kind is None:
+            raise ModelFileError(
+                f"{self.name} is of type {self.type}, which llama.cpp does not know",
+                hint="convert or download the model again",
+            )
+        return kind.row_bytes(self.values)
+
 
 class Head(NamedTuple):
-    """`keys` without their arrays, and the tensors, of which the first lies at byte `start`."""
+    """`keys`, and the tensors, of which the first lies at byte `start`.
+
+    Of arrays only those are here that may hold a number for each layer, as tuples.
+    """
 
     keys: dict[str, Any]
     infos: tuple[Tensor, ...]
@@ -187,6 +203,8 @@ class _Reader:
             return self._text()
         if kind == ARRAY:
             inner, count = self._take("<IQ")
+            if count <= MOST_LAYERS and SCALARS.get(inner):
+                return self._take(f"<{count}{SCALARS[inner]}")
             self._skip(inner, count)
             return Length(count)
         return self._take("<" + _format(kind))[0]

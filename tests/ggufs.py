@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convert.quants import TYPES
+from portable.tensortype import TYPES
 
 SCALARS = {
     0: "B",

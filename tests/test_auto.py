@@ -13,9 +13,9 @@ from ggufs import Gguf
 from test_quantize import WIDE
 
 from convert import Options, convert
-from convert.quants import TYPES
 from convert.survey import QUANTS, Candidate, survey
 from portable.auto import Rates, choose, time_kernels
+from portable.tensortype import TYPES
 
 ROOT = Path(__file__).parents[1]
 KIND = (TYPES["Q4_K"], 256)

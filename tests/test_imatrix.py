@@ -17,9 +17,10 @@ from test_quantize import MODELS
 from convert import Options, convert
 from convert.gguf_file import Info
 from convert.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
-from convert.quants import QUANTS, TYPES
+from convert.quants import QUANTS
 from convert.stream import Job, _quantized
 from portable.errors import UsageError
+from portable.tensortype import TYPES
 
 NEED_ONE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S")
 NAME = "blk.0.attn_q.weight"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from convert.quants import TYPES
 from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed, time_kernels
 from portable.errors import EngineError
+from portable.tensortype import TYPES
 
 
 def times(*operations: Operation) -> list[Timed]:

@@ -35,6 +35,7 @@ LAYERS = {
     "portable.progress": 1,
     "portable.folders": 1,
     "portable.gguf": 1,
+    "portable.tensortype": 0,
     "portable.lfs": 1,
     "portable.engine": 2,
     "convert": 2,

@@ -20,7 +20,9 @@ from portable.engine.engine import Engine
 from portable.engine.llama import Llama
 from portable.engine.machine import available_memory
 from portable.engine.native import lib
-from portable.engine.offload import Device, auto_slots, check_memory, fitting_context, plan
+from portable.engine.offload.device import Device
+from portable.engine.offload.former import plan
+from portable.engine.offload.memory import auto_slots, check_memory, fitting_context
 from portable.engine.prefix import reusable
 from portable.engine.scheduler import Scheduler
 from portable.engine.sequence import SamplingParams, Slice

@@ -11,7 +11,7 @@ from portable.engine import native
 from portable.engine.config import LONGEST_CONTEXT, EngineConfig, LoadMode, Rope
 from portable.engine.llama import Llama
 from portable.engine.native import lib, listen, use_numa
-from portable.engine.offload import Device
+from portable.engine.offload.device import Device
 from portable.engine.placement import chosen, experts_pattern
 from portable.errors import UsageError
 from portable.flags import Running

@@ -16,8 +16,9 @@ from tiny_families import TINY
 from convert import Options, convert, default_output_name, quant_name, quant_names
 from convert.mix import Mix, Shape, more_bits
 from convert.quantize import library
-from convert.quants import QUANTS, TYPES
+from convert.quants import QUANTS
 from portable.errors import UsageError
+from portable.tensortype import TYPES
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
 # Rows that K-quants divide, that only blocks of 32 divide, and that nothing divides; few and many

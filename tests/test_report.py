@@ -20,11 +20,11 @@ from test_quantize import WIDE
 
 from convert import Converted, Options, convert
 from convert.quantize import dequantize, prepare, quantize_rows
-from convert.quants import TYPES
 from convert.report import Divergence, Estimate, Evaluation
 from portable.errors import UsageError
 from portable.report import Summary, check, write
 from portable.report.plot import series
+from portable.tensortype import TYPES
 
 ROOT = Path(__file__).parents[1]
 

@@ -184,7 +184,7 @@ def with_slots(config: EngineConfig) -> EngineConfig:
     """As many slots as the model's context and this machine's memory are good for; says so."""
     from portable import facts, gguf
     from portable.engine.machine import available_memory
-    from portable.engine.offload import auto_slots
+    from portable.engine.offload.memory import auto_slots
 
     known = facts.of(config.model)
     context = config.context or min(known["context"] or 512, config.default_context)

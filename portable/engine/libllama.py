@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from portable.engine import death
-from portable.engine.offload import Device
+from portable.engine.offload.device import Device
 from portable.engine.processor import processor
 from portable.errors import EngineError
 from portable.folders import cache

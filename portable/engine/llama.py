@@ -19,7 +19,7 @@ from portable.engine.batch import Batch
 from portable.engine.config import EngineConfig, Rope
 from portable.engine.machine import available_memory
 from portable.engine.native import last_words, lib
-from portable.engine.offload import fitting_context
+from portable.engine.offload.memory import fitting_context
 from portable.engine.sequence import Slice
 from portable.engine.weights import Weights
 from portable.errors import EngineError, UnsupportedModel

@@ -16,7 +16,7 @@ from typing import Any
 
 from portable.engine import death, libllama
 from portable.engine.cores import default_threads
-from portable.engine.offload import Device
+from portable.engine.offload.device import Device
 from portable.errors import EngineError, ModelFileError, UnsupportedModel
 
 # ggml reads this when it is loaded; without it an abort first waits for a debugger.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from portable.engine.config import EngineConfig, Rope
 from portable.engine.native import device_handle, lib, libggml
-from portable.engine.offload import Device
+from portable.engine.offload.device import Device
 from portable.errors import UsageError
 
 _LOAD_MODES = {

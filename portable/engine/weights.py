@@ -27,7 +27,8 @@ from portable.engine.native import (
     start,
     use_numa,
 )
-from portable.engine.offload import ALL_LAYERS, check_memory, plan
+from portable.engine.offload.former import ALL_LAYERS, plan
+from portable.engine.offload.memory import check_memory
 from portable.engine.placement import chosen, model_params, set_rope
 from portable.engine.rpc.devices import connect
 from portable.engine.threads import Threads

@@ -16,7 +16,7 @@ import psutil
 
 from convert.report import Divergence, Estimate, Evaluation
 from portable import gguf
-from portable.engine.offload import GIB
+from portable.engine.offload.device import GIB
 from portable.errors import NonFiniteLogits, UsageError
 from portable.measure.chunks import Report, silent
 from portable.measure.reader import Logits, Reader

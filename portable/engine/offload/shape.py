@@ -1,0 +1,157 @@
+"""A model as the planner sees it: what each layer takes, weights and memory of the text. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from portable.engine.offload.attention import Attention, is_recurrent
+from portable.errors import ModelFileError
+from portable.gguf import Head
+
+# Bytes of a value of the KV cache, against f16.
+KV_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
+
+_BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
+# As llama.cpp's --cpu-moe knows them.
+_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+# Read by rows, which a GPU does no faster: llama.cpp leaves them on the host.
+_INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One block; in bytes.
+
+    `experts` are the part of `weights` of which a token reads a few. `cache` is what a token takes
+    in an f16 KV cache, `padding` comes to it without flash attention. `state` is what a sequence
+    takes however long it is, and `window` how many tokens the layer looks back, 0 for all.
+    `largest` is its largest tensor.
+    """
+
+    weights: int
+    experts: int = 0
+    cache: int = 0
+    padding: int = 0
+    state: int = 0
+    window: int = 0
+    largest: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model; in bytes where nothing else is said.
+
+    `input` stays on the host, `output` is what lies behind the last layer. An output matrix that is
+    `tied` is the input's, and is there twice when the output lies on another device.
+    `heads`, `feed_forward` (numbers a token) and `experts_used` are the most of any layer.
+    """
+
+    architecture: str
+    layers: tuple[Layer, ...]
+    input: int
+    output: int
+    tied: bool
+    vocabulary: int
+    width: int
+    heads: int = 0
+    feed_forward: int = 0
+    experts_used: int = 0
+    trained_context: int = 0
+    quantizes_cache: bool = True
+
+    @cached_property
+    def size(self) -> int:
+        """All tensors, each once."""
+        return self.input + sum(layer.weights for layer in self.layers) + self.host_output
+
+    @property
+    def host_output(self) -> int:
+        """What the output takes where the input lies."""
+        return self.output - (self.input if self.tied else 0)
+
+    @cached_property
+    def has_experts(self) -> bool:
+        return any(layer.experts for layer in self.layers)
+
+    def cache(self, kv_type: str = "f16", *, flash: bool = True) -> float:
+        """What a token takes in the KV cache."""
+        total = sum(layer.cache + (0 if flash else layer.padding) for layer in self.layers)
+        return total * KV_SHARE[kv_type]
+
+    @cached_property
+    def state(self) -> int:
+        """What a sequence takes beside the KV cache."""
+        return sum(layer.state for layer in self.layers)
+
+
+class _Sizes:
+    """The tensors of all files, in bytes by where they belong."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.layers, self.experts, self.largest = Counter[int](), Counter[int](), Counter[int]()
+        self.input = self.output = self.embeddings = 0
+        self.recurrent = set[int]()
+        self.tensors: dict[str, tuple[int, ...]] = {}
+        for tensor in (tensor for head in heads for tensor in head.infos):
+            self.tensors[tensor.name] = tensor.shape
+            if block := _BLOCK.search(tensor.name):
+                self._block(int(block[1]), tensor.name, tensor.bytes)
+            elif tensor.name.startswith(_INPUT):
+                self.input += tensor.bytes
+                self.embeddings += tensor.bytes if tensor.name == "token_embd.weight" else 0
+            else:
+                self.output += tensor.bytes
+
+    def _block(self, layer: int, name: str, size: int) -> None:
+        self.layers[layer] += size
+        self.largest[layer] = max(self.largest[layer], size)
+        if _EXPERTS.search(name):
+            self.experts[layer] += size
+        if is_recurrent(name):
+            self.recurrent.add(layer)
+
+
+def shape_of(heads: Sequence[Head]) -> Shape:
+    """The shape of a model from the heads of all its files, in order.
+
+    Raises ModelFileError for a tensor of unknown type, and for what is no model.
+    """
+    sizes, attention = _Sizes(heads), Attention(heads[0].keys)
+    if not attention.architecture or not sizes.tensors:
+        raise ModelFileError("the file holds no language model", hint="choose another file")
+    tied = attention.generates and "output.weight" not in sizes.tensors
+    count = max(attention.layers, max(sizes.layers, default=-1) + 1)
+    return Shape(
+        architecture=attention.architecture,
+        layers=tuple(_layer(n, sizes, attention) for n in range(count)),
+        input=sizes.input,
+        output=sizes.output + (sizes.embeddings if tied else 0),
+        tied=tied,
+        vocabulary=sizes.tensors.get("token_embd.weight", (0,))[0],
+        width=attention.width,
+        heads=attention.most("attention.head_count"),
+        feed_forward=attention.feed_forward,
+        experts_used=attention.most("expert_used_count"),
+        trained_context=attention.most("context_length"),
+        quantizes_cache=attention.quantizes_cache,
+    )
+
+
+def _layer(number: int, sizes: _Sizes, attention: Attention) -> Layer:
+    if number >= attention.trunk:
+        # Multi-token prediction, which llama.cpp leaves in the file unless it is asked for it.
+        return Layer(0)
+    recurrent = number in sizes.recurrent
+    return Layer(
+        weights=sizes.layers[number],
+        experts=sizes.experts[number],
+        cache=attention.cache(number, recurrent=recurrent),
+        padding=attention.padding(number, recurrent=recurrent),
+        state=attention.state if recurrent else 0,
+        window=attention.window(number),
+        largest=sizes.largest[number],
+    )

@@ -1,0 +1,55 @@
+"""What is asked of a plan: by flags, by the engine's configuration, or by nobody. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from portable.engine.config import GpuLayers, KvType
+
+# llama.cpp rounds a context up to a multiple of this, and so do we.
+CELLS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`context` counts tokens, which all slots share unless they are `apart`.
+
+    0 asks for the most that is trained and fits, up to `default_context`. `devices` names those
+    that may be used, None is every one; `tensor_split` says in which proportion. `cpu_moe` is how
+    many layers' experts stay on the host. A step reads `step_tokens`, and one token of each slot.
+    `extra` bytes of the host's memory go to an adapter, a draft model and the like.
+    `outputs` bounds the rows of logits that a step makes, 0 is one for each of its tokens.
+    `most_layers` bounds what `auto` may choose: it is how `step_down` says that it was too much.
+    """
+
+    context: int = 0
+    default_context: int = 8192
+    slots: int = 1
+    step_tokens: int = 512
+    apart: bool = False
+    kv_type: KvType | Literal["auto"] = "auto"
+    flash: bool = True
+    gpu_layers: GpuLayers = "auto"
+    devices: tuple[str, ...] | None = None
+    tensor_split: tuple[float, ...] = ()
+    main_gpu: int | None = None
+    cpu_moe: int | Literal["auto"] = "auto"
+    extra: int = 0
+    outputs: int = 0
+    most_layers: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Tokens of the largest step."""
+        return self.step_tokens + self.slots
+
+    @property
+    def sequences(self) -> int:
+        """Texts whose state is kept: prompts are saved to disk out of one of their own."""
+        return self.slots if self.apart else self.slots + 1
+
+    def cells(self, context: int) -> int:
+        """Tokens that the KV cache has room for."""
+        each = -(-context // CELLS) * CELLS
+        return each * self.slots if self.apart else each
