@@ -23,7 +23,7 @@ SLOTS, STEP = 3, 128
 def request(model: Path, cells: int, kv_type: str = "f16") -> Request:
     """What `Llama` asks for."""
     flash = -1 if kv_type == "f16" else 1
-    return Request(str(model), cells, STEP + SLOTS, SLOTS, kv_type=kv_type, flash=flash)
+    return Request(str(model), cells, STEP + SLOTS, SLOTS, SLOTS, kv_type=kv_type, flash=flash)
 
 
 @pytest.mark.parametrize(("cells", "kv_type"), [(512, "f16"), (4096, "f16"), (2048, "q8_0")])

@@ -25,7 +25,7 @@ from portable.engine.offload.former import plan
 from portable.engine.offload.memory import auto_slots, check_memory, fitting_context
 from portable.engine.prefix import reusable
 from portable.engine.scheduler import Scheduler
-from portable.engine.sequence import SamplingParams, Slice
+from portable.engine.sequence import SamplingParams, Sequence, Slice
 from portable.engine.service import Service
 from portable.engine.template import MARK, UNMARK
 from portable.engine.worker import Streams
@@ -199,6 +199,26 @@ def test_bad_ids_never_reach_llama_cpp(llama: Llama) -> None:
         llama.keep(99, 0)
     with pytest.raises(EngineError):
         llama.copy(-1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [({}, 2), ({"speculate": True}, 32), ({"step_rows": 7}, 7), ({"prompt_cache": Path("x")}, 2)],
+)
+def test_a_step_asks_for_no_more_rows_than_there_is_room_for(
+    smollm2: Path, fields: dict[str, Any], rows: int
+) -> None:
+    config = EngineConfig(smollm2, context=512, slots=2, threads=1, **fields)
+    llama = Llama(config)
+    for asked, slot in ((rows, 0), (rows + 1, 1)):
+        sequence = Sequence("", [0], SamplingParams(), slot=slot)
+        part = Slice(sequence, 0, 1, (0,) * (asked - 1))
+        if asked > rows:  # llama.cpp would abort
+            with pytest.raises(EngineError, match=f"more than {rows} rows"):
+                llama.decode([part])
+        else:
+            assert llama.decode([part]).shape == (rows, 49152)
+    llama.close()
 
 
 def test_files_that_are_no_models(tmp_path: Path, smollm2: Path) -> None:

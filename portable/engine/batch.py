@@ -12,9 +12,11 @@ from portable.errors import EngineError
 
 
 class Batch:
-    """At most `size` tokens; `struct` is what llama_decode takes."""
+    """At most `size` tokens, and outputs of `most_rows`; `struct` is what llama_decode takes."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, most_rows: int) -> None:
+        self._most_rows = most_rows
+        self._rows = 0
         self.token = np.zeros(size, np.int32)
         self.pos = np.zeros(size, np.int32)
         self.slot = np.zeros(size, np.int32)
@@ -34,7 +36,7 @@ class Batch:
             setattr(self.struct, name, ctypes.cast(array.ctypes.data, pointer))
 
     def clear(self) -> None:
-        self.struct.n_tokens = 0
+        self.struct.n_tokens = self._rows = 0
 
     def append(self, slot: int, start: int, tokens: list[int], rows: int) -> None:
         """Lay the tokens of one slot behind the others; the last `rows` of them have an output."""
@@ -42,6 +44,9 @@ class Batch:
         end = begin + len(tokens)
         if end > len(self.token):  # more than n_batch aborts the process
             raise EngineError(f"a step of more than {len(self.token)} tokens")
+        self._rows += rows
+        if self._rows > self._most_rows:  # more than n_outputs_max, too
+            raise EngineError(f"a step of more than {self._most_rows} rows of logits")
         self.struct.n_tokens = end
         if len(tokens) == 1:  # most often, and numpy's slices cost more than that
             self.token[begin], self.pos[begin] = tokens[0], start
@@ -56,8 +61,6 @@ class Batch:
     def fill(self, slices: list[Slice]) -> int:
         """Lay the slices end to end; returns how many rows of logits they ask for."""
         self.clear()
-        rows = 0
         for part in slices:
-            self.append(part.sequence.slot, part.start, part.tokens, wanted := part.rows)
-            rows += wanted
-        return rows
+            self.append(part.sequence.slot, part.start, part.tokens, part.rows)
+        return self._rows

@@ -18,6 +18,7 @@ Numa = Literal["off", "distribute", "isolate", "numactl"]
 RopeScaling = Literal["none", "linear", "yarn"]
 Pooling = Literal["auto", "mean", "cls", "last", "none"]
 LONGEST_CONTEXT = 1 << 24  # tokens
+LONGEST_GUESS = 15  # tokens ahead of one that is known
 # Tokens: a deterministic prompt is read in these, counted from its beginning.
 CHUNK = 64
 
@@ -54,7 +55,8 @@ class EngineConfig:
     `context` counts tokens and is shared by all running requests; 0 asks for the smaller of the
     model's trained length and `default_context`, or for what fits. `slots` requests decode
     together. A step reads at most `step_tokens` tokens, and while somebody is being answered as
-    many as fit `step_seconds`, so that a long prompt does not stall running streams. `threads` 0 is
+    many as fit `step_seconds`, so that a long prompt does not stall running streams. It asks for
+    logits of `step_rows` tokens at most; 0 is what answering takes. `threads` 0 is
     one per physical performance core, fewer while other programs are busy. `eco` spares a battery.
     A `kv_type` of q8_0 or q4_0 takes half or a quarter of the memory, and flash attention; auto is
     f16 where that fits.
@@ -82,6 +84,7 @@ class EngineConfig:
     context: int = 0
     slots: int = 16
     step_tokens: int = 512
+    step_rows: int = 0
     step_seconds: float = 0.25
     queue: int = 64
     threads: int = 0
@@ -113,6 +116,7 @@ class EngineConfig:
         _within("context", self.context, 0, LONGEST_CONTEXT)
         _within("slots", self.slots, 1, 64)
         _within("step tokens", self.step_tokens, 1, 8192)
+        _within("step rows", self.step_rows, 0, 8192)
         _within("step seconds", self.step_seconds, 0.001, 60)
         _within("queue", self.queue, 1, 4096)
         _within("threads", self.threads, 0, 512)
@@ -130,6 +134,13 @@ class EngineConfig:
             elif layers not in ("auto", "all"):
                 raise UsageError(f"{name} is {layers!r}", hint="auto, all or a number")
         self._check_devices()
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits that a step may ask for: one a request, and one for each guess."""
+        guesses = LONGEST_GUESS if self.speculate or self.draft else 0
+        wanted = self.step_rows or self.slots * (1 + guesses)
+        return min(wanted, self.step_tokens + self.slots)
 
     @property
     def keeps_prompts(self) -> bool:

@@ -25,6 +25,7 @@ def load_draft(main: Llama, config: EngineConfig, threads: Threads | None = None
         model=path,
         draft=None,
         context=main.context,
+        step_rows=config.rows,
         gpu_layers=0 if config.gpu_layers == 0 else "auto",
         adapter=None,
         prompt_cache=None,

@@ -66,7 +66,7 @@ class Llama(Weights):
         self.window = window or self.cells
         marked = window and not config.deterministic
         self.mark_bytes = available_memory() // _SHARE_FOR_MARKS if marked else 0
-        self._batch = Batch(lib.llama_n_batch(self._context))
+        self._batch = Batch(lib.llama_n_batch(self._context), config.rows)
         self.native_seconds = 0.0  # inside llama.cpp, for steps with logits
         self._viewed = 0, 0
         self._logits = np.empty((0, self.vocabulary), np.float32)
@@ -188,6 +188,8 @@ class Llama(Weights):
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
         params.n_seq_max = config.slots + config.keeps_prompts  # one for `save_state`
+        # Room for logits of every token would take hundreds of megabytes.
+        params.n_outputs_max = max(config.rows, params.n_seq_max)
         params.flash_attn_type = self._flash_attention(config)
         params.cb_eval = self._watch
         params.type_k = params.type_v = kind

@@ -44,6 +44,7 @@ class Reader:
             context=context,
             slots=1,
             step_tokens=min(context, BLOCK),
+            step_rows=min(context, BLOCK),
             flash_attention="off",
         )
         self._llama = Llama(config, watch=watch)

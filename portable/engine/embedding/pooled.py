@@ -48,8 +48,9 @@ class Pooled:
         self._context = weights.open_context(self._params(weights, config))
         self._memory = lib.llama_get_memory(self._context)
         self.cells = lib.llama_n_ctx(self._context)
-        self._batch = Batch(lib.llama_n_batch(self._context))
-        self.batch = min(len(self._batch.token), _BATCH)
+        size = lib.llama_n_batch(self._context)
+        self._batch = Batch(size, size)
+        self.batch = min(size, _BATCH)
         causal = bool(lib.llama_get_causal_attn(self._context))
         if causal == self.whole or (causal and not self._memory):
             raise UnsupportedModel("llama.cpp reads this model otherwise than its file says")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from portable.engine.config import LONGEST_GUESS
 from portable.engine.costs import StepCosts
 from portable.engine.sequence import Sequence, Slice
 from portable.engine.speculation.drafter import Drafter, Guess, Terms
 
 log = logging.getLogger("portable")
 
-_MAX_DRAFT = 15
 # Guesses must promise so many times the tokens a second: their costs are estimates.
 _GAIN = 1.1
 # Whoever is that sure of its first token keeps the others from guessing.
@@ -60,7 +60,7 @@ class Speculator:
         terms = self._terms(len(running))
         if not terms.plain:  # nothing is known yet
             return
-        rooms = {s: room for s in running if (room := min(_MAX_DRAFT, s.room(context)))}
+        rooms = {s: room for s in running if (room := min(LONGEST_GUESS, s.room(context)))}
         for drafter in list(self._drafters):
             asked = {s: room for s, room in rooms.items() if self._has_no_good_guess(s)}
             self._ask(drafter, running, asked, terms)
@@ -98,8 +98,8 @@ class Speculator:
 
     def _terms(self, answering: int) -> Terms:
         plain = self._costs.seconds(answering)
-        more = self._costs.seconds(answering + _MAX_DRAFT // 2) - plain
-        return Terms(answering, plain, max(0.0, more) / (_MAX_DRAFT // 2))
+        more = self._costs.seconds(answering + LONGEST_GUESS // 2) - plain
+        return Terms(answering, plain, max(0.0, more) / (LONGEST_GUESS // 2))
 
     def _ask(
         self,
