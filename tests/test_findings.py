@@ -1,0 +1,190 @@
+"""Why a GPU is not used: made-up machines, and what is said of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from portable.engine.adapters import Adapter, find_adapters
+from portable.engine.findings import RELOAD, Facts, Finding, find
+from portable.engine.gpus import look
+from portable.engine.nvidia import Gpu, Nvidia, Process
+
+GIB = 1 << 30
+GPU = Gpu(0, "RTX 3050", "0000:01:00.0", (8, 6), 4 * GIB, 3 * GIB)
+DRIVER = Nvidia("535.183.01", "12.2", (GPU,))
+NVIDIA = Adapter("NVIDIA", "0000:01:00.0", "nvidia")
+INTEL = Adapter("Intel", "0000:00:02.0", "i915", integrated=True)
+RADEON = Adapter("AMD", "0000:03:00.0", "amdgpu")
+CPU = Facts(backends=("RPC", "CPU"))
+CUDA = Facts(backends=("CUDA", "RPC", "CPU"), adapters=(NVIDIA,), nvidia=DRIVER)
+
+
+@dataclass
+class Device:
+    name: str
+    description: str
+    free: int = 3 * GIB
+    total: int = 4 * GIB
+
+
+def says(error: str) -> str:
+    """A line of ggml-cuda.cu's, by its source; CUDA's own words are from its documentation."""
+    return f"ggml_cuda_init: failed to initialize CUDA: {error}"
+
+
+def only(facts: Facts) -> Finding:
+    (found,) = find(facts)
+    return found
+
+
+def test_nothing_is_said_where_there_is_nothing_or_all_is_used() -> None:
+    assert find(CPU) == [] and find(replace(CPU, nvidia=Nvidia(trouble="library"))) == []
+    assert find(replace(CUDA, devices=[Device("CUDA0", "RTX 3050")])) == []
+    vulkan = replace(CUDA, backends=("Vulkan", "CPU"), adapters=(NVIDIA, INTEL))
+    names = ("NVIDIA GeForce RTX 3050", "Intel(R) Iris(R) Xe Graphics")
+    assert (
+        find(replace(vulkan, devices=[Device(f"Vulkan{n}", d) for n, d in enumerate(names)])) == []
+    )
+
+
+def test_a_gpu_without_its_backend() -> None:
+    found = only(replace(CUDA, backends=("CPU",), build=lambda backend: f"build {backend}"))
+    assert found.code == "no_backend" and found.mend == "build CUDA" and not found.note
+    assert found.what == "RTX 3050 (4.0 GiB) is not used: llama.cpp is built without CUDA"
+    assert only(replace(CPU, adapters=(RADEON,))).what.endswith("built without ROCm")
+    assert only(replace(CPU, adapters=(Adapter("Apple"),))).what.endswith("built without Metal")
+    assert "portable doctor" in str(only(replace(CPU, adapters=(RADEON,))))
+
+
+def test_a_gpu_beside_the_processor_warns_nobody() -> None:
+    assert only(replace(CPU, adapters=(INTEL,))).note
+    assert not only(replace(CPU, adapters=(INTEL, replace(INTEL, integrated=False)))).note
+
+
+def test_a_worker_is_no_gpu_of_this_machine() -> None:
+    found = only(replace(CPU, adapters=(RADEON,), devices=[Device("RPC0", "127.0.0.1:50052")]))
+    assert found.code == "no_backend"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            "CUDA driver version is insufficient for CUDA runtime version",
+            "driver_old",
+            "12.2 at most",
+        ),
+        ("unknown error", "resumed", RELOAD),
+        (
+            "system has unsupported display driver / cuda driver combination",
+            "driver_mismatch",
+            "restart",
+        ),
+        ("all CUDA-capable devices are busy or unavailable", "busy", "nvidia-smi"),
+        ("initialization error", "other", "CUDA says: initialization error"),
+    ],
+)
+def test_what_cuda_says(error: str, code: str, words: str) -> None:
+    found = only(replace(CUDA, said=says(error)))
+    assert found.code == code and words in str(found)
+
+
+def test_a_hidden_gpu() -> None:
+    hidden = replace(CUDA, environment={"CUDA_VISIBLE_DEVICES": ""})
+    found = only(replace(hidden, said=says("no CUDA-capable device is detected")))
+    assert found.code == "hidden" and found.mend == "unset CUDA_VISIBLE_DEVICES"
+
+
+def test_after_the_machine_slept() -> None:
+    found = only(replace(CUDA, resumed=True, said=says("initialization error")))
+    assert found.code == "resumed" and "slept" in found.what and found.mend == RELOAD
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "words"),
+    [
+        (
+            replace(CUDA, container=True, nvidia=Nvidia(trouble="library")),
+            "container",
+            "--gpus all",
+        ),
+        (replace(CUDA, nvidia=Nvidia(trouble="library")), "driver_missing", "not installed"),
+        (
+            replace(
+                CPU, adapters=(replace(NVIDIA, driver="nouveau"),), nvidia=Nvidia(trouble="library")
+            ),
+            "driver_missing",
+            "nouveau",
+        ),
+        (replace(CPU, nvidia=Nvidia(trouble="driver")), "driver_missing", "sudo modprobe nvidia"),
+        (replace(CPU, nvidia=Nvidia(trouble="mismatch")), "driver_mismatch", "restart"),
+        (replace(CUDA, nvidia=Nvidia(trouble="permission")), "permission", "usermod"),
+        (replace(CUDA, nvidia=Nvidia(trouble="lost")), "lost", "restart"),
+    ],
+)
+def test_a_driver_that_does_not_work(facts: Facts, code: str, words: str) -> None:
+    found = only(facts)
+    assert found.code == code and words in str(found)
+
+
+def test_a_backend_that_is_there_and_cannot_be_loaded() -> None:
+    words = "libcudart.so.12: cannot open shared object file: No such file or directory"
+    found = only(replace(CUDA, backends=("CPU",), unloaded={"CUDA": words}))
+    assert found.code == "unloaded" and "libcudart.so.12" in found.what and "toolkit" in found.mend
+
+
+def test_no_device_of_another_maker_is_taken_for_it() -> None:
+    facts = replace(CPU, backends=("Vulkan", "CPU"), adapters=(RADEON,))
+    llvmpipe = [Device("Vulkan0", "llvmpipe (LLVM 15.0.7, 256 bits)")]
+    found = only(replace(facts, devices=llvmpipe))
+    assert found.code == "no_device" and "mesa-vulkan-drivers" in found.mend
+    assert "--device /dev/dri" in only(replace(facts, container=True)).mend
+
+
+def test_a_backends_file_that_is_broken_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "libggml-vulkan.so").write_bytes(b"not a library")
+    assert list(look(["CPU"], [], folder=tmp_path).unloaded) == ["Vulkan"]
+    assert not look(["Vulkan"], [], folder=tmp_path).unloaded
+
+
+def test_who_holds_the_memory() -> None:
+    held = (Process(4711, "blender", 3 * GIB), Process(7, "portable", GIB // 2))
+    full = replace(GPU, free=GIB // 2, processes=held)
+    facts = replace(CUDA, nvidia=replace(DRIVER, gpus=(full,)), pid=7)
+    found = only(replace(facts, devices=[Device("CUDA0", "RTX 3050")]))
+    assert found.code == "taken" and "0.5/4.0 GiB free" in found.what
+    assert "blender (pid 4711, 3.0 GiB)" in found.what and "portable" not in found.what
+
+
+def test_adapters_are_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+
+    def card(bus: str, vendor: str, kind: str, driver: str = "", memory: int = 0) -> None:
+        folder = tmp_path / "devices" / bus
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "class").write_text(kind + "\n")
+        if memory:
+            (folder / "mem_info_vram_total").write_text(f"{memory}\n")
+        if driver:
+            (tmp_path / driver).mkdir(exist_ok=True)
+            (folder / "driver").symlink_to(tmp_path / driver)
+
+    card("0000:00:02.0", "0x8086", "0x030000", "i915")
+    card("0000:01:00.0", "0x10de", "0x030200", "nvidia")
+    card("0000:02:00.0", "0x8086", "0x020000", "e1000e")  # a network card
+    card("0000:03:00.0", "0x1002", "0x038000", "amdgpu", memory=8 * GIB)
+    card("0000:04:00.0", "0x1002", "0x030000", "amdgpu", memory=GIB // 2)
+    card("0000:05:00.0", "0x1af4", "0x030000", "virtio-pci")
+    card("0000:06:00.0", "0x10de", "0x030000")
+    assert find_adapters(tmp_path / "devices") == (
+        Adapter("Intel", "0000:00:02.0", "i915", integrated=True),
+        Adapter("NVIDIA", "0000:01:00.0", "nvidia"),
+        Adapter("AMD", "0000:03:00.0", "amdgpu"),
+        Adapter("AMD", "0000:04:00.0", "amdgpu", integrated=True),
+        Adapter("NVIDIA", "0000:06:00.0"),
+    )
+    assert find_adapters(tmp_path / "none") == ()
