@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_tensors(path: Path, head: gguf.Head, progress: Callable[[int], None]) -
     digest, invalid, done = hashlib.sha256(), dict[str, None](), 0
     try:
         with path.open("rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):
+            if sys.platform == "linux":
                 # The disk is asked, and not the system's memory of what was written.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(head.start)

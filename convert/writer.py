@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from portable.errors import Busy, DiskError, UsageError
+from portable.platforms import is_file_name
 
 LOCK_SECONDS = 2.0
 SPARE_BYTES = 1 << 20
@@ -35,7 +37,7 @@ def check_output(path: Path, source: Path) -> None:
 
 
 def _problem(path: Path, source: Path) -> str:
-    if not path.name or path.name in (".", "..") or len(path.name.encode()) > 200:
+    if path.name in ("", ".", "..") or len(path.name.encode()) > 200 or not is_file_name(path.name):
         return "is not a usable file name"
     if path.is_symlink():
         return "is a symbolic link"
@@ -236,7 +238,7 @@ class KeptFile(PartialFile):
 
 def sync_folder(folder: Path) -> None:
     """The rename itself must survive a power cut; Windows has no such call."""
-    if os.name == "posix":
+    if sys.platform != "win32":
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from portable import gguf
 from portable.errors import DiskError, UsageError
 from portable.folders import cache, home
+from portable.platforms import is_reserved
 
 RECORD = ".json"
 _LEFT = (".partial", ".journal", ".new")
@@ -81,6 +82,8 @@ def said() -> list[Path]:
 def safe(text: str) -> str:
     """`text` as one file name on every system; different texts stay different names."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip(".-")[:100] or "model"
+    if is_reserved(short):
+        short = f"model-{short}"
     if short == text.replace("/", "--") and "--" not in text:
         return short
     return f"{short}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

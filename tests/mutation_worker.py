@@ -144,7 +144,7 @@ def stop(*_: object) -> None:
 
 
 def limit_memory() -> None:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     has = int(status.partition("VmSize:")[2].split()[0]) << 10
     resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY, has + MEMORY))
 
@@ -174,7 +174,7 @@ def main(root: Path, seed: int, first: int, count: int) -> None:
         shutil.rmtree(place)
         print(json.dumps(found), flush=True)
     # Not ru_maxrss, which begins with what the process had that started this one.
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     print("peak", int(status.split("VmHWM:")[1].split()[0]) << 10, flush=True)
 
 

@@ -39,6 +39,7 @@ LAYERS = {
     "portable.lfs": 1,
     "portable.engine": 2,
     "convert": 2,
+    "portable.platforms": 0,
     "portable.errors": 0,
     "portable": 0,
 }

@@ -96,6 +96,6 @@ def test_no_way_out_of_the_store() -> None:
 
 
 def test_a_store_that_cannot_be_made_is_a_disk_error(home: Path) -> None:
-    home.write_text("a file in the way")
+    home.write_text("a file in the way", encoding="utf-8")
     with pytest.raises(DiskError, match="PORTABLE_HOME"):
         store.target("ms", REPO, "x.gguf")

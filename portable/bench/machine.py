@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def _cores() -> int:
 
 
 def _load() -> float | None:
-    with suppress(AttributeError, OSError):  # Windows has none
+    if sys.platform == "win32":  # it knows none
+        return None
+    with suppress(OSError):
         return round(os.getloadavg()[0], 2)
     return None
 

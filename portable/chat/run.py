@@ -21,7 +21,6 @@ from portable.chat.terminal import (
     clean,
     give_up_stdout,
     is_terminal,
-    tolerate_any_text,
     whisper,
     write,
 )
@@ -39,7 +38,6 @@ def run(config: EngineConfig, options: ChatOptions, say: Say) -> int:
     Returns the exit code: 0, or 130 by Ctrl-C. `say` gets one line about what ran where. Raises
     PortableError when the model cannot be loaded or a single answer cannot be made.
     """
-    tolerate_any_text()
     try:
         record = Record(options.result_path)
         begun = _begun(options, say)

@@ -6,7 +6,6 @@ Answers go to stdout, everything about the chat to stderr. A dumb terminal gets 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from rich.text import Text
 from portable.chat.commands import HELP
 from portable.chat.talk import Interrupted
 from portable.errors import DiskError
+from portable.platforms import reader_left
 
 # What a model writes must not move the cursor or set the title: no control characters but these.
 _HARMLESS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -60,9 +60,9 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text.translate(_HARMLESS) if sys.stdout.isatty() else text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if reader_left(error):
+            raise BrokenPipeError from None
         give_up_stdout()
         raise DiskError(f"cannot write the answer: {error.strerror}") from None
 
@@ -73,13 +73,6 @@ def whisper(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     else:
         Console(file=sys.stderr).print(Text(line, style="dim"), soft_wrap=True)
-
-
-def tolerate_any_text() -> None:
-    """A terminal that cannot show a character gets a ? for it, not a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def clean(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from portable.cli import convert, measure, models, quants, run, serve, service, verify, worker
 from portable.cli.app import app
+from portable.platforms import tolerate_any_text
 
 _COMMANDS = (convert, measure, models, quants, run, serve, service, verify, worker)
 __all__ = ["app", "main"]
@@ -11,4 +12,5 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The `portable` command."""
+    tolerate_any_text()
     app()

@@ -13,6 +13,7 @@ import typer
 from portable import __version__
 from portable.errors import PortableError
 from portable.flags import spread
+from portable.platforms import reader_left
 
 # numpy reads this when it is imported, which is later. A merge multiplies in threads of its own:
 # with more of OpenBLAS's under each, it took 11.8 s of CPU time where it takes 6.1 s.
@@ -45,18 +46,22 @@ def edge(command: Callable[..., int]) -> Callable[..., None]:
             code = error.exit_code
         except KeyboardInterrupt:
             code = 130
-        except BrokenPipeError:  # the reader left, as in `portable chat | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
         except Exception as error:
-            if os.environ.get("PORTABLE_DEBUG"):
-                raise
-            say(f"portable: unexpected {type(error).__name__}: {error}")
-            say("Please report this, with what PORTABLE_DEBUG=1 shows.")
-            code = 1
+            code = _unexpected(error)
         raise typer.Exit(code)
 
     return run
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, OSError) and reader_left(error):  # as in `portable chat | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if os.environ.get("PORTABLE_DEBUG"):
+        raise error
+    say(f"portable: unexpected {type(error).__name__}: {error}")
+    say("Please report this, with what PORTABLE_DEBUG=1 shows.")
+    return 1
 
 
 def _version(wanted: bool) -> None:

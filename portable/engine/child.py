@@ -131,7 +131,7 @@ class Child:
             with self._writing:
                 self._events.write(data)
                 self._events.flush()
-        except BrokenPipeError:
+        except OSError:
             os._exit(0)  # the parent is gone: nobody is left to answer
 
 

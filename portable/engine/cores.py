@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,8 +46,7 @@ def find_cores(system: Path = _SYSTEM) -> Cores:
     physical = _physical(system, fast)
     quota = _quota(system)
     threads = min(physical, int(quota)) if quota else physical
-    pinned = fast != allowed and hasattr(os, "sched_setaffinity")
-    return Cores(fast, max(1, threads), pinned)
+    return Cores(fast, max(1, threads), pinned=fast != allowed)
 
 
 def default_threads() -> int:
@@ -59,14 +59,14 @@ def settle(cores: Cores, named: int, *, eco: bool) -> tuple[int, str]:
 
     Threads that are started later inherit it. A count that somebody `named` is kept; 0 is none.
     """
-    if cores.pinned and not named:
+    if cores.pinned and not named and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores.logical)
     source = _power() if eco else ""
     if not source or source == "on mains":
         return named or cores.threads, source and f"{source}: --eco changes nothing"
     threads = named or max(1, cores.threads // 2)
     with contextlib.suppress(psutil.Error, OSError):
-        low = psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else _NICE
+        low = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else _NICE
         psutil.Process().nice(low)
     return threads, f"{source}: {threads} of {cores.threads} threads, low priority"
 
@@ -79,7 +79,7 @@ class OtherPrograms:
 
     def __init__(self, cores: frozenset[int]) -> None:
         self._cores = cores
-        polite = os.name == "posix" and os.nice(0) > 0
+        polite = sys.platform != "win32" and os.nice(0) > 0
         self._own = _POLITE if polite else 1
         self._last: tuple[float, float] | None = None
 

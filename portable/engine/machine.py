@@ -39,9 +39,13 @@ def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
         (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with contextlib.suppress(OSError, ValueError):  # no container, or its limit is "max"
-            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            most, used = int(_text(folder / limit)), int(_text(folder / usage))
+            stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
             # Files that were read count as used and are given back at need.
             cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
             free.append(most - used + cached)
     return max(0, min(free))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="ascii")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -39,6 +39,6 @@ def _kept(file: Path, say: Callable[[str], None]) -> list[str]:
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UsageError(f"--api-key-file {file} holds no key", hint="write one a line")
-    if os.name != "nt" and mode & stat.S_IROTH:
+    if sys.platform != "win32" and mode & stat.S_IROTH:
         say(f"Everybody on this machine can read {file}: chmod 600 {file}")
     return keys

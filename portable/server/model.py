@@ -17,6 +17,7 @@ from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta
 from portable.errors import EngineError, PortableError, QueueFull
+from portable.platforms import own_group
 from portable.server.stream import MakeCommand, Stream
 
 log = logging.getLogger("portable")
@@ -231,7 +232,7 @@ class ModelProcess:
             *(sys.executable, "-P", "-m", "portable.engine.child", config),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for this process, which lets answers end
+            **own_group(),  # Ctrl-C is for this process, which lets answers end
         )
         try:
             await self._read_events(self._child)

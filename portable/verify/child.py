@@ -29,7 +29,7 @@ class Trial:
 
     def ask(self, request: Request) -> None:
         assert self.child.stdin
-        with contextlib.suppress(BrokenPipeError):  # then it is dead, and `results` says so
+        with contextlib.suppress(OSError):  # then it is dead, and `results` says so
             self.child.stdin.write(msgspec.json.encode(request))
             self.child.stdin.close()
 

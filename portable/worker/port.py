@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable
 
 from portable.errors import PortInUse, UsageError
+from portable.platforms import listen_alone
 from portable.worker.config import WorkerConfig
 
 _TRIED = 100
@@ -28,8 +28,7 @@ def choose(config: WorkerConfig, say: Callable[[str], None]) -> int:
 def _free(address: str, port: int) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         try:
-            if os.name != "nt":  # as ggml does; there it would let two servers share a port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listen_alone(sock)
             sock.bind((address, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:

@@ -15,6 +15,7 @@ from portable.engine import protocol
 from portable.engine.cores import find_cores, settle
 from portable.engine.rpc import serve
 from portable.errors import PortableError
+from portable.platforms import own_group
 from portable.worker import port
 from portable.worker.config import WorkerConfig
 
@@ -81,7 +82,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for this process
+            **own_group(),  # Ctrl-C is for this process
         )
         with self._child as child:
             if self._signal:  # it came while the child was made
