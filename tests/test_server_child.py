@@ -16,7 +16,18 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from serving import CHAT, Server, asking, check_error, cli, events, model_file, running, until
+from serving import (
+    CHAT,
+    Server,
+    asking,
+    check_error,
+    cli,
+    events,
+    model_file,
+    running,
+    text_of,
+    until,
+)
 
 from portable.server.model import pause
 
@@ -71,6 +82,28 @@ def test_a_killed_process_fails_its_requests_and_is_started_again_every_time() -
             assert server.chat("1, 2, 3,").json()["choices"] == before
             assert server.meta()["restarts"] == death
         assert "Traceback" not in server.log
+
+
+def test_a_request_that_got_no_text_is_asked_again_once() -> None:
+    with running() as server, ThreadPoolExecutor(2) as pool:
+        long = "again " * 1200
+        asked = [
+            pool.submit(server.chat, long),
+            pool.submit(server.chat, long, stream=True),
+        ]
+        until(lambda: server.meta()["running"] == 2)
+        server.child.kill()
+        whole, streamed = (each.result() for each in asked)
+        assert whole.status_code == 200 and whole.json()["choices"]
+        assert text_of(events(streamed)[:-1]) == whole.json()["choices"][0]["message"]["content"]
+        assert server.meta()["restarts"] == 1
+
+        asked = [pool.submit(server.chat, "once more " * 600)]
+        for death in (2, 3):
+            until(lambda: server.meta()["running"] == 1, 30)
+            server.child.kill()
+            until(lambda count=death: server.meta()["restarts"] == count)  # type: ignore[misc]
+        assert check_error(asked[0].result(), 500)["code"] == "backend_error", "not for ever"
 
 
 def test_often_dying_makes_the_pause_grow() -> None:

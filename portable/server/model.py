@@ -328,9 +328,9 @@ class ModelProcess:
                 del self._streams[delta.id]
 
     def _keep_untouched(self) -> None:
-        """Requests that the dead process had not even taken wait for the next one, once."""
+        """Requests that got no text of the dead process wait for the next one, once."""
         for id, stream in self._streams.items():
-            if stream.tries < _TRIES and not stream.accepted.done():
+            if stream.tries < _TRIES and not stream.told:
                 self._unsent[id] = stream
 
     def _fail_sent(self, error: PortableError) -> None:

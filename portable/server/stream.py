@@ -25,11 +25,12 @@ class Stream:
         self.tries = 0
         self.accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
-        self.begun = False
+        self.begun = self.told = False  # the prompt is being read; there is text
         self.progress: Progress | None = None
 
     def put(self, delta: Delta) -> None:
         self.begun, self.progress = True, delta.progress
+        self.told = self.told or bool(delta.text)
         self._deltas.put_nowait(delta)
 
     def fail(self, error: PortableError) -> None:
