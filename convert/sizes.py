@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,25 @@ from convert.quants import QUANTS
 from convert.remote import Remote
 from convert.stream import Job
 from portable.errors import UsageError
+from portable.gguf import Tensor
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a quantization would take: `size` in bytes; `bits` a value, of the whole file."""
+    """What a quantization would take: `size` in bytes; `bits` a value, of the whole file, which
+    holds `tensors`."""
 
     quant: str
     size: int
     bits: float
     needs_imatrix: bool
+    tensors: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """`weights` and `size` in bytes; `cache` is a token's share of the KV cache, in F16."""
+    """`weights` and `size` in bytes; `cache` is a token's share of the KV cache, in F16. `front` is
+    what the file begins with, before its tensors."""
 
     architecture: str
     parameters: int
@@ -38,6 +42,7 @@ class Preview:
     cache: int
     weights: int
     size: int
+    front: bytes
     sizes: tuple[Size, ...]
     warnings: tuple[str, ...] = ()
 
@@ -68,6 +73,7 @@ def preview(
             cache=2 * groups * (key + value),
             weights=sum(file.size for file in plan.checkpoint.files),
             size=plan.size,
+            front=plan.front,
             sizes=tuple(sizes(plan)),
             warnings=tuple(plan.warnings),
         )
@@ -86,8 +92,16 @@ def sizes(plan: Plan) -> list[Size]:
             continue
         size = padded(rest + len(quant)) + data_size(infos)
         blind = plan.imatrix is None and any(mix.is_blind(i.name, i.type.name) for i in infos)
-        found.append(Size(quant, size, 8 * size / plan.parameters, blind))
+        found.append(Size(quant, size, 8 * size / plan.parameters, blind, tuple(_laid(infos))))
     return found
+
+
+def _laid(infos: Sequence[Info]) -> Iterator[Tensor]:
+    """One behind the other, as `head` writes them."""
+    offset = 0
+    for info in infos:
+        yield Tensor(info.name, info.shape, info.type.id, offset)
+        offset += padded(info.bytes)
 
 
 def _typed(job: Job, mix: Mix) -> Info:

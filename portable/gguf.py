@@ -9,6 +9,7 @@ import math
 import re
 import stat
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -102,6 +103,18 @@ def parse(file: Source, size: int, name: str) -> Head:
         ) from None
 
 
+def parse_tensors(data: bytes, count: int) -> tuple[tuple[Tensor, ...], int]:
+    """So many descriptions of tensors that `data` begins with, and how many bytes they take.
+
+    Raises ModelFileError.
+    """
+    reader = _Reader(BytesIO(data))
+    try:
+        return tuple(reader.tensor() for _ in range(count)), reader.at
+    except (_Damaged, struct.error) as error:
+        raise ModelFileError(f"the tensors are not described as they should be: {error}") from None
+
+
 def shards(path: Path) -> list[Path]:
     """All files of a split model, in order, there or not; of a whole one just `path`.
 
@@ -182,7 +195,7 @@ class _Reader:
         for _ in range(count):
             name = self._text()
             keys[name] = self._value(self._take("<I")[0])
-        infos = tuple(self._tensor() for _ in range(tensors))
+        infos = tuple(self.tensor() for _ in range(tensors))
         last = max((tensor.offset for tensor in infos), default=0)
         if tensors and self.at + last >= file_size:
             raise _Damaged(f"it ends after {file_size} bytes, before its last tensor")
@@ -191,7 +204,7 @@ class _Reader:
             raise _Damaged(f"its alignment is {step}")
         return Head(keys, infos, -(-self.at // step) * step)
 
-    def _tensor(self) -> Tensor:
+    def tensor(self) -> Tensor:
         name, (dims,) = self._text(), self._take("<I")
         if dims > 8:
             raise _Damaged(f"a tensor of {dims} dimensions")

@@ -27,6 +27,7 @@ LAYERS = {
     "portable.shelf": 5,
     "portable.verify": 3,
     "portable.auto": 3,
+    "portable.fit": 3,
     "portable.report": 3,
     "portable.hub": 2,
     "portable.store": 2,

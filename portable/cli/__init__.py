@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from portable.cli import convert, measure, models, quants, run, serve, service, verify, worker
+from portable.cli import (
+    convert,
+    fit,
+    measure,
+    models,
+    quants,
+    run,
+    serve,
+    service,
+    verify,
+    worker,
+)
 from portable.cli.app import app
 from portable.platforms import tolerate_any_text
 
-_COMMANDS = (convert, measure, models, quants, run, serve, service, verify, worker)
+_COMMANDS = (convert, fit, measure, models, quants, run, serve, service, verify, worker)
 __all__ = ["app", "main"]
 
 

@@ -7,7 +7,6 @@ out, for llama.cpp aborts on some files.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import subprocess
@@ -18,10 +17,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-from psutil import Process
+from psutil import Process, virtual_memory
 
-from portable.engine.buffers import read
+from portable.engine import death
+from portable.engine.buffers import HOST, read
+from portable.engine.config import EngineConfig
+from portable.engine.machine import available_memory
 from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
+from portable.engine.offload.device import Device
+from portable.engine.offload.plan import Plan
+from portable.engine.offload.wish import Wish
+from portable.engine.placement import model_params
+from portable.engine.processor import processor
+from portable.engine.rpc.devices import connect
 from portable.errors import EngineError, PortableError
 
 SECONDS = 120
@@ -33,7 +41,8 @@ class Request(msgspec.Struct, frozen=True):
 
     `outputs` are the rows that a step has logits for, 0: all; `flash` is llama.cpp's
     flash_attn_type. With a `pooling`, llama.cpp's number for it, it makes vectors. The last
-    `gpu_layers` go to the devices, in shares of `tensor_split`.
+    `gpu_layers` go to the `devices`, in shares of `tensor_split`; the experts of the first
+    `experts_on_host` layers stay.
     """
 
     model: str
@@ -46,8 +55,29 @@ class Request(msgspec.Struct, frozen=True):
     flash: int = -1
     pooling: int | None = None
     gpu_layers: int = 0
+    devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
+    experts_on_host: int = 0
     cache_on_host: bool = False
+
+
+def request_of(model: Path, wish: Wish, plan: Plan) -> Request:
+    """What a plan comes to."""
+    return Request(
+        str(model),
+        cells=wish.cells(plan.context),
+        batch=wish.rows,
+        sequences=wish.sequences,
+        outputs=wish.outputs,
+        unified=not wish.apart,
+        kv_type=plan.kv_type,
+        flash=0 if not wish.flash else -1 if plan.kv_type == "f16" else 1,
+        gpu_layers=plan.gpu_layers,
+        devices=plan.devices,
+        tensor_split=plan.tensor_split,
+        experts_on_host=plan.experts_on_host,
+        cache_on_host=plan.cache_on_host,
+    )
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -64,20 +94,54 @@ class Reserved(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def dry_run(requests: Sequence[Request]) -> list[Reserved]:
+class _Task(msgspec.Struct):
+    """Workers are devices, once they are connected to."""
+
+    rpc: tuple[str, ...] = ()
+    requests: list[Request] = []
+
+
+class _Done(msgspec.Struct):
+    """`missing`: why workers are no devices."""
+
+    devices: list[Device]
+    missing: list[str]
+    reserved: list[Reserved]
+
+
+def dry_run(requests: Sequence[Request], rpc: tuple[str, ...] = ()) -> list[Reserved]:
     """All of these, in one child process. Raises EngineError if llama.cpp dies of one.
 
     What llama.cpp refuses has an `error` and no sizes.
     """
+    return _child(_Task(rpc, list(requests))).reserved
+
+
+def devices(rpc: tuple[str, ...] = ()) -> tuple[list[Device], list[str]]:
+    """What layers can lie on, the host last, and why workers are not among it.
+
+    Raises EngineError if llama.cpp cannot be loaded.
+    """
+    done = _child(_Task(rpc))
+    name, total = processor().name, virtual_memory().total
+    host = Device(HOST, name, available_memory(), total, "cpu", HOST)
+    return [*done.devices, host], done.missing
+
+
+def _child(task: _Task) -> _Done:
     command = [sys.executable, "-m", "portable.engine.dry_run"]
-    given = msgspec.json.encode(requests)
+    given = msgspec.json.encode(task)
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS)
-        return msgspec.json.decode(done.stdout, type=list[Reserved])
-    except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+    except subprocess.TimeoutExpired:
+        raise EngineError("llama.cpp does not come back from laying a model out") from None
+    try:
+        return msgspec.json.decode(done.stdout, type=_Done)
+    except msgspec.DecodeError:
+        cause = death.explain(done.returncode, done.stderr.decode("utf-8", "replace"))
         raise EngineError(
-            "llama.cpp cannot lay this model out", hint="portable verify FILE says more"
-        ) from error
+            f"llama.cpp cannot lay this model out: {cause.what}", hint=cause.mend
+        ) from None
 
 
 @contextmanager
@@ -99,14 +163,14 @@ def reserve(request: Request) -> Reserved:
     start()
     try:
         with ExitStack() as stack, listen() as log:
-            devices, _ = list_devices()
-            model = load_model(Path(request.model), _model_params(request))
+            here, _ = list_devices()
+            model = load_model(Path(request.model), _model_params(request, here))
             stack.callback(lib.llama_model_free, model)
             context = lib.llama_init_from_model(model, _context_params(request))
             if not context:
                 return Reserved(error=last_words() or "llama.cpp makes no such context")
             stack.callback(lib.llama_free, context)
-            found = read("".join(log).splitlines(), devices)
+            found = read("".join(log).splitlines(), here)
             return Reserved(
                 found.compute, sum(found.output.values()), _nodes(log), Process().memory_info().rss
             )
@@ -119,14 +183,13 @@ def _nodes(log: Sequence[str]) -> int:
     return int(found[1]) if found else 0
 
 
-def _model_params(request: Request) -> lib.llama_model_params:
-    params = lib.llama_model_default_params()
+def _model_params(request: Request, here: Sequence[Device]) -> lib.llama_model_params:
+    config = EngineConfig(Path(request.model), load_mode="none")
+    chosen = [device for device in here if device.name in request.devices]
+    params = model_params(
+        config, chosen, request.gpu_layers, request.tensor_split, request.experts_on_host
+    )
     params.no_alloc = True
-    params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-    params.n_gpu_layers = request.gpu_layers
-    if request.tensor_split:
-        split = (ctypes.c_float * lib.llama_max_devices())(*request.tensor_split)
-        params.tensor_split = split
     return params
 
 
@@ -150,8 +213,12 @@ def main() -> int:
     """`python -m portable.engine.dry_run`."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Request])
-    results.write(msgspec.json.encode([reserve(request) for request in requests]))
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
+    start()
+    missing = [error.message for error in connect(task.rpc)]
+    found, _ = list_devices()
+    done = _Done(found, missing, [reserve(request) for request in task.requests])
+    results.write(msgspec.json.encode(done))
     results.flush()
     return 0
 

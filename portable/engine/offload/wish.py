@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from portable.engine.config import GpuLayers, KvType
+from portable.engine.config import EngineConfig, GpuLayers, KvType
+from portable.gguf import MOST_LAYERS
 
 # llama.cpp rounds a context up to a multiple of this, and so do we.
 CELLS = 256
@@ -53,3 +54,23 @@ class Wish:
         """Tokens that the KV cache has room for."""
         each = -(-context // CELLS) * CELLS
         return each * self.slots if self.apart else each
+
+
+def wish_of(config: EngineConfig, extra: int = 0) -> Wish:
+    """What the configuration of a model that makes text asks for; `extra` as in `Wish`."""
+    return Wish(
+        context=config.context,
+        default_context=config.default_context,
+        slots=config.slots,
+        step_tokens=config.step_tokens,
+        apart=config.deterministic,
+        kv_type="f16" if config.deterministic else config.kv_type,
+        flash=config.flash_attention != "off" and not config.deterministic,
+        gpu_layers=config.gpu_layers,
+        devices=config.devices,
+        tensor_split=config.tensor_split,
+        main_gpu=config.main_gpu,
+        cpu_moe=MOST_LAYERS if config.cpu_moe == "all" else config.cpu_moe,
+        extra=extra,
+        outputs=max(config.rows, config.slots + config.keeps_prompts),
+    )

@@ -1,0 +1,133 @@
+"""Every quantization of a model on this machine: where it would lie, how fast, or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from portable.engine.cores import default_threads
+from portable.engine.dry_run import Reserved, dry_run, request_of, sparse
+from portable.engine.offload.device import Device
+from portable.engine.offload.plan import Plan, plan
+from portable.engine.offload.shape import Shape, shape_of
+from portable.engine.offload.wish import Wish
+from portable.errors import NotEnoughMemory
+from portable.fit.machine import Machine, Say
+from portable.fit.memory import Memory, memory
+from portable.fit.speed import Times, decode_seconds, operations, prompt_seconds
+from portable.fit.variant import Candidates, Variant
+from portable.fit.work import Work, work_of
+from portable.progress import size
+
+PLENTY = 1 << 50  # bytes
+
+
+@dataclass(frozen=True)
+class Question:
+    """How the model would be run: `prompt` tokens are read, then it answers.
+
+    `threads` 0 are those that the engine would take; `again` measures this machine anew. Without
+    `mmap` the file is read and not mapped.
+    """
+
+    wish: Wish
+    devices: Sequence[Device]
+    rpc: tuple[str, ...] = ()
+    prompt: int = 512
+    threads: int = 0
+    mmap: bool = True
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantization. `plan` is what would be done, or what would take least if it does not fit.
+
+    `rate` in tokens a second and `first_token` in seconds are None where layers lie on devices
+    whose speed is not known. `lacks` says what there is not enough of: memory, disk or nothing.
+    """
+
+    variant: Variant
+    plan: Plan
+    memory: Memory
+    rate: float | None
+    first_token: float | None
+    lacks: str = ""
+    why: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return not self.lacks
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A variant that is planned; `why` it does not fit into memory."""
+
+    variant: Variant
+    shape: Shape
+    work: Work
+    plan: Plan
+    why: str
+
+
+def rows(candidates: Candidates, question: Question, say: Say) -> list[Row]:
+    """In the candidates' order. Raises ModelFileError, UsageError and EngineError."""
+    cases = [_case(variant, question) for variant in candidates.variants]
+    reserved = _reserved(candidates, cases, question)
+    times = _times(cases, question, say)
+    return [_row(case, told, times, candidates, question) for case, told in zip(cases, reserved)]
+
+
+def choose(found: Sequence[Row], default: str) -> Row | None:
+    """The default quantization if it fits, else the largest that does and is smaller, else any."""
+    fitting = [row for row in found if row.fits and not row.variant.needs_imatrix]
+    most = next((row.variant.size for row in found if row.variant.quant == default), 0)
+    smaller = [row for row in fitting if row.variant.size <= most]
+    return max(smaller or fitting, key=lambda row: row.variant.size, default=None)
+
+
+def _case(variant: Variant, question: Question) -> _Case:
+    shape = shape_of(variant.heads)
+    windows = [layer.window for layer in shape.layers if layer.cache]
+    work = work_of(variant.heads, windows)
+    try:
+        return _Case(variant, shape, work, plan(shape, question.devices, question.wish), "")
+    except NotEnoughMemory as error:
+        *devices, host = question.devices
+        least = plan(shape, [*devices, replace(host, free=PLENTY)], question.wish)
+        return _Case(variant, shape, work, least, error.message)
+
+
+def _reserved(
+    candidates: Candidates, cases: Sequence[_Case], question: Question
+) -> Iterator[Reserved]:
+    """Of each case. Its type changes nothing in it: what lies alike is laid out once."""
+    with sparse(candidates.files) as path:
+        requests = [request_of(path, question.wish, case.plan) for case in cases]
+        different = list(dict.fromkeys(requests))
+        told = dict(zip(different, dry_run(different, question.rpc)))
+    return (told[request] for request in requests)
+
+
+def _times(cases: Sequence[_Case], question: Question, say: Say) -> Times:
+    wanted = [one for case in cases for one in operations(case.work, case.plan.kv_type)]
+    machine = Machine(question.threads or default_threads())
+    return machine.times(wanted, say, again=question.again)
+
+
+def _row(
+    case: _Case, reserved: Reserved, times: Times, candidates: Candidates, question: Question
+) -> Row:
+    variant, made = case.variant, case.plan
+    lacks, why = ("memory", case.why) if case.why else ("", reserved.error)
+    if variant.disk > candidates.free:
+        free = f"{size(candidates.free)} are free in {candidates.folder}"
+        lacks, why = "disk", f"{variant.quant} needs {size(variant.disk)} of disk, {free}"
+    taken = memory(made, case.shape, variant.heads, reserved, times, mmap=question.mmap)
+    rate = first = None
+    if not made.gpu_layers:
+        first = prompt_seconds(case.work, times, made.kv_type, question.prompt)
+        if case.work.output:
+            rate = 1 / decode_seconds(case.work, times, made.kv_type, question.prompt)
+    return Row(variant, made, taken, rate, first, lacks, why)

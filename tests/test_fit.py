@@ -1,0 +1,224 @@
+"""What a model would take of this machine, told before any weight is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import tiny
+from ggufs import split
+from hubs import FakeHub, environment, serving
+from typer.testing import CliRunner
+
+import convert
+from convert import Options
+from portable import gguf
+from portable.cli.app import app
+from portable.engine.kernels import Timed
+from portable.engine.offload.device import Device
+from portable.engine.offload.wish import Wish
+from portable.fit.fit import Question, Row, choose, rows
+from portable.fit.machine import Machine
+from portable.obtain.look import look
+from portable.obtain.model import Wish as Asked
+from portable.progress import silent
+
+REPO = "org/Model-1.5B"
+WIDE = {"hidden_size": 256, "intermediate_size": 512}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    with serving() as server, environment(monkeypatch, tmp_path / "caches", server.url):
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def timed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel takes a nanosecond, a value or as a whole."""
+    monkeypatch.setattr(
+        Machine, "times", lambda self, wanted, say, again: dict.fromkeys(wanted, Timed(1e-9))
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny(tmp_path_factory.mktemp("fit") / "Model-1.5B", "qwen2", **WIDE)
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model as GGUF files."""
+    there = tmp_path_factory.mktemp("ggufs")
+    return {
+        quant: convert.convert(folder, there / f"Model-{quant}.gguf", Options(quant=quant)).path
+        for quant in ("Q8_0", "Q4_K_M", "Q4_0")
+    }
+
+
+def asked(quant: str | None = None) -> Asked:
+    return Asked(quant, None, False, lambda _: None, silent)
+
+
+def host(free: int) -> Device:
+    return Device("CPU", "", free, free, "cpu", "CPU")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["fit", *arguments])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def facts(*arguments: str) -> dict[str, Any]:
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)  # type: ignore[no-any-return]
+
+
+# --- what a name can mean
+
+
+def test_a_folder_is_every_file_that_it_could_become(folder: Path, files: dict[str, Path]) -> None:
+    found = look(str(folder), asked())
+    variants = {variant.quant: variant for variant in found.variants}
+    assert found.default == "Q4_K_M" and set(variants) <= set(convert.quant_names())
+    for quant, path in files.items():
+        assert variants[quant].size == path.stat().st_size == variants[quant].disk
+        assert variants[quant].heads[0].infos == gguf.read(path).infos
+        assert variants[quant].fetch == 0
+
+
+def test_of_a_checkpoint_on_a_hub_no_weight_is_fetched(fake: FakeHub, folder: Path) -> None:
+    fake.add(REPO, {path.name: path.read_bytes() for path in folder.iterdir()})
+    said = facts(f"ms://{REPO}")
+    weights = folder / "model.safetensors"
+    header = 8 + int.from_bytes(weights.read_bytes()[:8], "little")
+    assert max(stop for _, stop in fake.state.sent[weights.name]) == header
+    assert said["choice"] == "Q4_K_M"
+    assert {row["download"] for row in said["quants"]} == {weights.stat().st_size}
+
+
+@pytest.mark.parametrize("slack", [64, 1 << 14])
+def test_of_ggufs_on_a_hub_the_vocabulary_is_fetched_once(
+    fake: FakeHub, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, slack: int
+) -> None:
+    monkeypatch.setattr("portable.obtain.heads._SLACK", slack)
+    monkeypatch.setattr("portable.gguf.BLOCK", 1 << 12)
+    fake.add(REPO, {path.name: path.read_bytes() for path in files.values()})
+    found = look(f"hf://{REPO}", asked())
+    assert [variant.quant for variant in found.variants] == ["Q8_0", "Q4_K_M", "Q4_0"]
+    for variant in found.variants:
+        path = files[variant.quant]
+        assert variant.heads[0].infos == gguf.read(path).infos
+        assert variant.heads[0].start == gguf.read(path).start
+        assert (variant.size, variant.fetch) == (path.stat().st_size, path.stat().st_size)
+    _, *others = (fake.state.sent[path.name] for path in files.values())
+    wanted = gguf.read(files["Q8_0"]).start
+    if slack == 64:
+        assert all(start > wanted // 2 for sent in others for start, _ in sent)
+
+
+def test_another_model_in_the_repository_is_read_by_itself(
+    fake: FakeHub, files: dict[str, Path], tmp_path: Path
+) -> None:
+    other = convert.convert(tiny(tmp_path / "m", "llama"), tmp_path / "Other-Q8_0.gguf").path
+    paths = [files["Q4_0"], other]
+    fake.add(REPO, {path.name: path.read_bytes() for path in paths})
+    found = {variant.quant: variant for variant in look(f"ms://{REPO}", asked()).variants}
+    assert found["Q8_0"].heads[0].infos == gguf.read(other).infos
+
+
+def test_a_split_gguf_is_one_row(fake: FakeHub, files: dict[str, Path], tmp_path: Path) -> None:
+    whole = shutil.copy(files["Q4_0"], tmp_path / "m-Q4_0.gguf")
+    parts = split(Path(whole), 2)
+    fake.add(REPO, {path.name: path.read_bytes() for path in parts})
+    said = facts(f"ms://{REPO}")
+    (row,) = said["quants"]
+    assert row["quant"] == "Q4_0" and row["fits"]
+    assert row["size"] == row["download"] == sum(path.stat().st_size for path in parts)
+
+
+def test_a_quantization_that_is_not_there_is_told(fake: FakeHub, files: dict[str, Path]) -> None:
+    fake.add(REPO, {path.name: path.read_bytes() for path in files.values()})
+    code, _, said = run(f"ms://{REPO}:Q6_K")
+    assert code == 2 and "has no Q6_K file" in said and "Model-Q8_0.gguf" in said
+
+
+# --- the table
+
+
+def test_a_file_is_shown_as_it_would_run(files: dict[str, Path]) -> None:
+    code, out, _ = run(str(files["Q4_0"]), "--context", "512", "--kv-type", "q8_0")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("* Q4_0 ")][:1]
+    assert " here " in line and line.endswith("fits with 512 tokens in q8_0")
+    said = facts(str(files["Q4_0"]), "--context", "512")
+    (row,) = said["quants"]
+    assert (row["context"], row["kv_type"], row["quant"]) == (512, "f16", "Q4_0")
+    layers, groups, length = 2, 2, 64
+    assert row["cache"] == 512 * layers * groups * 2 * length * 2
+    parts = row["weights"] + row["cache"] + row["compute"] + row["process"]
+    assert row["memory"] == parts and row["resident"] >= parts
+    assert row["tokens_per_second"] > 0 and row["first_token_seconds"] > 0
+
+
+def test_a_named_quantization_is_alone_in_the_table(folder: Path) -> None:
+    said = facts(str(folder), "--quant", "q8_0")
+    assert [row["quant"] for row in said["quants"]] == ["Q8_0"] and said["choice"] == "Q8_0"
+
+
+def test_what_does_not_fit_has_an_exit_code_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=80_000)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage)
+        code, out, err = run(str(folder), "--quant", "F32")
+    assert code == 5 and "not enough disk" in out and "80.0 kB are free" in err
+    monkeypatch.setattr("portable.engine.dry_run.available_memory", lambda: 100 << 20)
+    code, out, err = run(str(folder), "--context", "1000000")
+    assert code == 4 and "not enough memory" in out and "nothing of" in err
+
+
+# --- deciding
+
+
+def found(folder: Path, free: int) -> list[Row]:
+    question = Question(Wish(context=512), [host(free)])
+    return rows(look(str(folder), asked()), question, lambda _: None)
+
+
+def test_the_default_is_taken_if_it_fits_else_the_next_smaller(folder: Path) -> None:
+    every = found(folder, 1 << 34)
+    best = choose(every, "Q4_K_M")
+    assert best and best.variant.quant == "Q4_K_M"
+    too_large = [
+        replace(row, lacks="memory") if row.variant.size >= best.variant.size else row
+        for row in every
+    ]
+    other = choose(too_large, "Q4_K_M")
+    assert other and other.fits and not other.variant.needs_imatrix
+    left = [row for row in too_large if row.fits and not row.variant.needs_imatrix]
+    assert other.variant.size == max(row.variant.size for row in left)
+    assert choose([replace(row, lacks="disk") for row in every], "Q4_K_M") is None
+
+
+def test_where_there_is_no_default_the_largest_that_fits_is_taken(folder: Path) -> None:
+    best = choose(found(folder, 1 << 34), "Q4_K_XXL")
+    assert best and best.variant.quant == "F32"
+
+
+def test_more_layers_and_a_longer_prompt_take_longer(tmp_path: Path) -> None:
+    def one(layers: int, prompt: int) -> Row:
+        name = tiny(tmp_path / f"m{layers}-{prompt}", "qwen2", num_hidden_layers=layers)
+        question = Question(Wish(context=512), [host(1 << 34)], prompt=prompt)
+        return rows(look(str(name), asked("Q8_0")), question, lambda _: None)[0]
+
+    small, deep, long = one(2, 64), one(6, 64), one(2, 512)
+    assert small.rate and deep.rate and small.first_token and long.first_token
+    assert deep.rate < small.rate and long.first_token > small.first_token
