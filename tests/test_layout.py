@@ -56,6 +56,7 @@ THROUGH_THE_DOOR = {
     "portable/engine/placement.py",
     "portable/engine/probe.py",
     "portable/engine/rpc/devices.py",
+    "portable/engine/rpc/lost.py",
     "portable/engine/rpc/serve.py",
     "portable/engine/state.py",
     "portable/engine/vocabulary.py",

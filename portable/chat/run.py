@@ -25,8 +25,10 @@ from portable.chat.terminal import (
     write,
 )
 from portable.engine.config import EngineConfig
+from portable.engine.rpc.lost import GUARD, Pulse
 from portable.engine.service import Service
 from portable.engine.worker import Streams
+from portable.errors import EngineError
 from portable.progress import progress
 
 Say = Callable[[str], None]
@@ -84,6 +86,7 @@ def _with_model(
     config: EngineConfig, options: ChatOptions, say: Say, work: Callable[[Ask], int]
 ) -> int:
     streams = Streams()
+    GUARD.report = _farewell(options, say)
     service = _load(config, streams, quiet=options.quiet)
     try:
         info = service.info
@@ -98,6 +101,17 @@ def _with_model(
         service.close()
 
 
+def _farewell(options: ChatOptions, say: Say) -> Callable[[EngineError], None]:
+    """What is said when a worker is lost, which this process does not survive."""
+
+    def tell(error: EngineError) -> None:
+        say(f"\nportable: {error}")
+        if options.keep and is_terminal(sys.stdin):
+            say("The turns before are kept: go on with --continue.")
+
+    return tell
+
+
 def _template_options(options: ChatOptions) -> dict[str, Any]:
     return {} if options.thinking is None else {"enable_thinking": options.thinking}
 
@@ -105,14 +119,21 @@ def _template_options(options: ChatOptions) -> dict[str, Any]:
 def _load(config: EngineConfig, streams: Streams, *, quiet: bool) -> Service:
     """The model, with a bar at a terminal. Ctrl-C counts when llama.cpp has come back."""
     pressed: list[bool] = []
+    pulse = Pulse()
+    if config.rpc:
+        GUARD.watch(pulse, config.rpc_seconds)
     with (
         on_interrupt(lambda: pressed.append(True)),
         progress(quiet=quiet or not is_terminal(sys.stderr)) as report,
     ):
         size = config.model.stat().st_size if config.model.is_file() else 0
-        service = Service(
-            config, streams, lambda done: report("loading", int(done * size), size, "")
-        )
+
+        def loading(done: float) -> None:
+            pulse.part()
+            report("loading", int(done * size), size, "")
+
+        service = Service(config, streams, loading)
+    pulse.follow(lambda: (service.worker.steps, service.worker.unfinished))
     if pressed:
         service.close()
         raise KeyboardInterrupt

@@ -53,6 +53,7 @@ def chat(
     from portable.engine.sequence import layered
 
     streaming = boolean("--stream", stream)
+    check_workers(running)
     found = obtained(source)
     config = engine(found, source, running, slots=1)
     # Who wants no prompts on disk wants no conversation there, unless asking for it.
@@ -112,6 +113,7 @@ def bench(
         report = benchmark.bench_server(target, options, say)
     else:
         source = Source(model=target, offline=offline)
+        check_workers(running)
         found = obtained(source)
         config = engine(found, source, running, slots=min(64, max(options.clients)))
         if options.prompt in ("restart", "steps"):
@@ -150,6 +152,20 @@ def obtained(source: Source) -> Model:
             progress=report,
         )
     return found
+
+
+def check_workers(running: Running) -> None:
+    """Say what each worker of `--rpc` lends, before anything is downloaded.
+
+    Raises UsageError, NetworkError or Busy for one that cannot be used.
+    """
+    from portable.engine.rpc.hello import ask
+
+    if running.gpu_layers.strip() == "0":  # none would be asked to work
+        return
+    for endpoint in running.workers:
+        memory = sum(offer.free for offer in ask(endpoint))
+        say(f"worker {endpoint}: {memory / (1 << 30):.1f} GiB free")
 
 
 def engine(found: Model, source: Source, running: Running, *, slots: int | None) -> EngineConfig:

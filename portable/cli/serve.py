@@ -12,7 +12,7 @@ import typer
 
 from portable.cli import settings
 from portable.cli.app import app, edge, say
-from portable.cli.run import engine, obtained
+from portable.cli.run import check_workers, engine, obtained
 from portable.errors import UsageError
 from portable.flags import Listening, Logging, Running, Sampling, Source, size_or_off, spread
 
@@ -124,6 +124,7 @@ def models(flags: Flags) -> list[ModelConfig]:
     source, serving = flags.source, flags.serving
     dialect = dialect_named(serving.tool_parser) if serving.tool_parser else None
     together = slots(serving.parallel)
+    check_workers(flags.running)
     kept = seconds(serving.keep_alive or ("10m" if serving.also else "forever"), "--keep-alive")
     wanted = []
     for at, name in enumerate([source.model, *(serving.also or ())]):

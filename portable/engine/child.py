@@ -20,6 +20,7 @@ from portable.engine.config import EngineConfig
 from portable.engine.embedding.kind import kind_of, wrong_model
 from portable.engine.embedding.service import EmbeddingService
 from portable.engine.queries import Queries
+from portable.engine.rpc.lost import GUARD, Pulse
 from portable.engine.sequence import Delta
 from portable.engine.service import Service
 from portable.errors import EngineError
@@ -35,6 +36,10 @@ class Child:
         self._events = events
         self._writing = threading.RLock()
         self._stopped = threading.Event()
+        self._pulse = Pulse()
+        GUARD.report = lambda error: self._send(protocol.failed("", error))
+        if config.rpc:
+            GUARD.watch(self._pulse, config.rpc_seconds)
         self._service = self._load(config)
         self._queries = Queries(self._service, self._send)
         # Two threads: a long prompt being tokenized must not hold up a short one.
@@ -49,6 +54,7 @@ class Child:
     def run(self) -> None:
         """Answer commands until the parent closes the pipe."""
         service = self._service
+        self._pulse.follow(self._work)
         self._send(protocol.Ready(service.info, service.offload_reason, service.template))
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while (command := self._read()) is not None:
@@ -110,19 +116,25 @@ class Child:
             os._exit(EngineError.exit_code)
 
     def _loading(self, fraction: float) -> None:
+        self._pulse.part()
         self._send(protocol.Loading(fraction))
 
     def _beat(self) -> None:
         while not self._stopped.wait(_BEAT_SECONDS):
             self._send(self._sign_of_life())
 
+    def _work(self) -> tuple[int, int]:
+        """Steps so far, and requests that wait for more of them."""
+        steps, unfinished = self._queries.steps, self._queries.unfinished
+        if isinstance(self._service, Service):
+            steps += self._service.worker.steps
+            unfinished += self._service.worker.unfinished
+        return steps, unfinished
+
     def _sign_of_life(self) -> protocol.Beat:
         service, threads = self._service, self._service.threads
-        steps, unfinished, cells = self._queries.steps, self._queries.unfinished, 0
-        if isinstance(service, Service):
-            steps += service.worker.steps
-            unfinished += service.worker.unfinished
-            cells = service.worker.cells
+        steps, unfinished = self._work()
+        cells = service.worker.cells if isinstance(service, Service) else 0
         return protocol.Beat(steps, unfinished, cells, threads.now, threads.why)
 
     def _send(self, event: protocol.Event) -> None:

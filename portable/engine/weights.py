@@ -30,7 +30,7 @@ from portable.engine.native import (
 from portable.engine.offload.former import ALL_LAYERS, plan
 from portable.engine.offload.memory import check_memory
 from portable.engine.placement import chosen, model_params, set_rope
-from portable.engine.rpc.devices import connect
+from portable.engine.rpc.devices import blamed, connect
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory
@@ -69,13 +69,14 @@ class Weights(Vocabulary):
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
-        without = "".join(f"; without it: {error.message}" for error in missing)
+        without = "".join(f"; without a worker: {error.message}" for error in missing)
         self.offload = replace(self.offload, reason=self.offload.reason + without)
         self.cores = find_cores()
         self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
         self._stop = contextlib.ExitStack()
         self.buffers = Buffers()
-        super().__init__(self._load_model(config, loading))
+        with blamed(missing):
+            super().__init__(self._load_model(config, loading))
         stretch = config.rope.scale or 1
         self.trained_context = int(lib.llama_model_n_ctx_train(self._model) * stretch)
         self.width = int(lib.llama_model_n_embd_out(self._model))  # numbers in an embedding

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from portable.engine.config import ENGINE, LoadMode, Numa, parse_gpu_layers
+from portable.engine.rpc.endpoint import endpoints
 from portable.errors import UsageError
 
 
@@ -41,6 +42,22 @@ class Placement:
     numa: Annotated[Numa, typer.Option(help="Threads on machines with several memories.")] = ENGINE[
         "numa"
     ]
+    rpc: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PORTABLE_RPC",
+            help="Machines that run `portable worker`, as HOST:PORT,HOST:PORT.",
+        ),
+    ] = None
+    rpc_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds for a step, after which a worker counts as lost.", min=1),
+    ] = ENGINE["rpc_seconds"]
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """As `host:port`. Raises UsageError."""
+        return endpoints(self.rpc or "")
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -53,6 +70,8 @@ class Placement:
             "cpu_moe": parse_gpu_layers(self.n_cpu_moe, "--n-cpu-moe"),
             "load_mode": self.load_mode,
             "numa": self.numa,
+            "rpc": self.workers,
+            "rpc_seconds": self.rpc_timeout,
         }
 
 

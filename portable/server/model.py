@@ -16,7 +16,7 @@ from portable.engine import death, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta
-from portable.errors import EngineError, PortableError, QueueFull
+from portable.errors import EngineError, NetworkError, PortableError, QueueFull
 from portable.platforms import own_group
 from portable.server.stream import MakeCommand, Stream
 
@@ -199,7 +199,7 @@ class ModelProcess:
                 log.exception("the model's process failed")
             if not self._lived and not self.failure:
                 self.failure = await asyncio.to_thread(libllama.trouble, self._code)
-            failed_starts = 0 if self._lived else failed_starts + 1
+            failed_starts = 0 if self._lived or self._lacks_worker else failed_starts + 1
             # What cannot be loaded the first time is told at once; later it may be a passing want.
             told = self.failure and not self.info
             if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
@@ -211,11 +211,22 @@ class ModelProcess:
                 self._give_up(self.failure or died)
                 return
             self._keep_untouched()
-            self._fail_sent(EngineError("the model's process died", hint="it is starting again"))
+            if self._lacks_worker:
+                self._unsent = {}
+            died = EngineError("the model's process died", hint="it is starting again")
+            self._fail_sent(self.failure or died)
             self.restarts += 1
             deaths.append(time.monotonic())
-            log.warning("the model's process died; starting it again")
+            log.warning("%s; starting the model's process again", (self.failure or died).message)
             await asyncio.sleep(pause(deaths))
+
+    @property
+    def _lacks_worker(self) -> bool:
+        """It ran, and does not start without a machine that is not there: that one may come back.
+
+        Until then who waits is told so, for that may take long.
+        """
+        return not self._lived and bool(self.info) and isinstance(self.failure, NetworkError)
 
     def _give_up(self, error: PortableError) -> None:
         self.failure = error
@@ -285,6 +296,8 @@ class ModelProcess:
             case protocol.Ready():
                 self.info, self.offload_reason = event.info, event.offload_reason
                 self.template = event.template
+                if self.restarts:
+                    log.info("the model runs again: %s", event.offload_reason)
                 self._step_at = time.monotonic()
                 self._trial = False
                 self.ready.set()

@@ -11,7 +11,7 @@ import psutil
 SECONDS = 60
 
 
-def watch_connections(ports: set[int]) -> None:
+def keep_asking(ports: set[int]) -> None:
     """For this process's own connections with these ports, at either end."""
     for each in psutil.Process().net_connections("tcp4"):
         if each.raddr and each.fd >= 0 and {each.laddr.port, each.raddr.port} & ports:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from portable.engine.native import libggml
 from portable.engine.rpc import hello
-from portable.errors import Busy, EngineError, PortableError
+from portable.engine.rpc.alive import keep_asking
+from portable.engine.rpc.endpoint import parts
+from portable.engine.rpc.lost import GUARD
+from portable.errors import Busy, EngineError, NetworkError, NotEnoughMemory, PortableError
 
 # What llama.cpp does with a worker that has just answered takes milliseconds.
 _PATIENCE = 5.0
@@ -29,12 +34,27 @@ def connect(endpoints: Sequence[str]) -> tuple[PortableError, ...]:
             continue
         try:
             hello.ask(endpoint, patience=_PATIENCE)
-            _in_time(lambda to=endpoint: _register(to), endpoint)  # type: ignore[misc]
+            _in_time(partial(_register, endpoint), endpoint)
         except EngineError:
             raise
         except PortableError as error:
             missing.append(error)
+    if _HELD:
+        GUARD.install(_HELD)
+        keep_asking({parts(endpoint)[1] for endpoint in _HELD})
     return tuple(missing)
+
+
+@contextlib.contextmanager
+def blamed(missing: Sequence[PortableError]) -> Iterator[None]:
+    """If what is left is too small, the workers that are missing are the reason to name."""
+    try:
+        yield
+    except NotEnoughMemory as error:
+        if not missing:
+            raise
+        why = "; ".join(each.message for each in missing)
+        raise NetworkError(f"{why}; without it {error.message}", hint=missing[0].hint) from None
 
 
 def _register(endpoint: str) -> None:

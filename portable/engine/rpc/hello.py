@@ -119,11 +119,15 @@ class _Line:
         return data
 
 
+def address(endpoint: str) -> str:
+    """A worker's IPv4, looked up as ggml does it. Raises OSError."""
+    return socket.gethostbyname(parts(endpoint)[0])
+
+
 def _connected(endpoint: str, seconds: float) -> _Line:
     end = time.monotonic() + seconds
     try:
-        host = socket.gethostbyname(parts(endpoint)[0])  # IPv4 only, as ggml does it
-        sock = socket.create_connection((host, parts(endpoint)[1]), seconds)
+        sock = socket.create_connection((address(endpoint), parts(endpoint)[1]), seconds)
         return _Line(sock, endpoint, end)
     except (socket.gaierror, UnicodeError):
         raise NetworkError(f"--rpc {endpoint}: no machine of this name is known") from None

@@ -19,7 +19,7 @@ import psutil
 from portable.engine import protocol
 from portable.engine.machine import available_memory
 from portable.engine.native import libggml, start
-from portable.engine.rpc.alive import watch_connections
+from portable.engine.rpc.alive import keep_asking
 from portable.engine.rpc.devices import rpc_function
 from portable.errors import EngineError, PortableError, UsageError
 
@@ -198,7 +198,7 @@ def _watch(port: int, news: TextIO) -> None:
         for client in clients - here:
             _tell(news, Went(client))
         if here - clients:
-            watch_connections({port})
+            keep_asking({port})
         clients = here
         time.sleep(_LOOK_SECONDS if listening else _LOOK_SECONDS / 10)
 
