@@ -66,6 +66,7 @@ def test_a_killed_process_fails_its_requests_and_is_started_again_every_time() -
         reader = Reader(server)
         whole = pool.submit(server.chat, "Count.", **COUNT)
         until(lambda: server.meta()["running"] == 2)
+        time.sleep(1)  # with a token each: without one, it would be asked again
         server.child.kill()
         *_, error, done = reader.ended()
         assert json.loads(error[6:])["error"]["code"] == "backend_error"

@@ -10,13 +10,13 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from portable.engine import death, libllama
 from portable.engine.cores import default_threads
-from portable.engine.offload.device import Device
+from portable.engine.offload.device import Device, Kind
 from portable.errors import EngineError, ModelFileError, UnsupportedModel
 
 # ggml reads this when it is loaded; without it an abort first waits for a debugger.
@@ -70,7 +70,7 @@ __all__ = [
     "use_numa",
 ]
 
-_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+_KINDS: dict[int, Kind] = {1: "gpu", 2: "igpu"}  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 _NUMA: list[str] = []  # ggml takes the first strategy only
 LOG: deque[str] = deque(maxlen=400)
 _listening: dict[int, list[str]] = {}
@@ -131,9 +131,12 @@ def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:
     return model
 
 
-def list_devices() -> tuple[list[Device], list[str]]:
-    """The GPUs that the compiled-in backends see, and the names of these backends."""
-    for name in ("dev_get", "reg_get"):
+def list_devices(workers: Collection[str] = ()) -> tuple[list[Device], list[str]]:
+    """The GPUs that the compiled-in backends see, and the names of these backends.
+
+    Devices of these `workers` too, which are connected; asking others for their memory would abort.
+    """
+    for name in ("dev_get", "reg_get", "dev_backend_reg"):
         getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_void_p
     for name in ("dev_name", "dev_description", "reg_name"):
         getattr(libggml, f"ggml_backend_{name}").restype = ctypes.c_char_p
@@ -145,7 +148,10 @@ def list_devices() -> tuple[list[Device], list[str]]:
         ctypes.c_void_p(libggml.ggml_backend_dev_get(i))
         for i in range(libggml.ggml_backend_dev_count())
     ]
-    return [_device(d) for d in found if libggml.ggml_backend_dev_type(d) in _GPU_TYPES], backends
+    gpus = [device for device in found if libggml.ggml_backend_dev_type(device) in _KINDS]
+    return [
+        _device(d) for d in gpus if _backend(d) != "RPC" or _description(d) in workers
+    ], backends
 
 
 def device_handle(name: str) -> int:
@@ -160,12 +166,27 @@ def device_handle(name: str) -> int:
 def _device(handle: ctypes.c_void_p) -> Device:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     libggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    backend, description = _backend(handle), _description(handle)
     return Device(
         libggml.ggml_backend_dev_name(handle).decode(),
-        libggml.ggml_backend_dev_description(handle).decode(),
+        description,
         free.value,
         total.value,
+        "rpc" if backend == "RPC" else _KINDS[libggml.ggml_backend_dev_type(handle)],
+        f"RPC[{description}]" if backend == "RPC" else backend,
     )
+
+
+def _backend(device: ctypes.c_void_p) -> str:
+    reg = ctypes.c_void_p(libggml.ggml_backend_dev_backend_reg(device))
+    name: bytes = libggml.ggml_backend_reg_name(reg)
+    return name.decode()
+
+
+def _description(device: ctypes.c_void_p) -> str:
+    """A worker's is its endpoint."""
+    text: bytes = libggml.ggml_backend_dev_description(device)
+    return text.decode("utf-8", "replace")
 
 
 def last_words() -> str:

@@ -64,7 +64,7 @@ class Weights(Vocabulary):
         start()
         use_numa(config.numa)
         missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
-        devices, backends = list_devices()
+        devices, backends = list_devices(config.rpc)
         self.devices = chosen(devices, config)
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
