@@ -19,7 +19,7 @@ import convert
 from convert import Options
 from portable import gguf
 from portable.cli.app import app
-from portable.engine.kernels import Timed
+from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed
 from portable.engine.offload.device import Device
 from portable.engine.offload.wish import Wish
 from portable.fit.fit import Question, Row, choose, rows
@@ -29,6 +29,7 @@ from portable.obtain.model import Wish as Asked
 from portable.progress import silent
 
 REPO = "org/Model-1.5B"
+TIMES = Machine.times
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 
 
@@ -222,3 +223,46 @@ def test_more_layers_and_a_longer_prompt_take_longer(tmp_path: Path) -> None:
     small, deep, long = one(2, 64), one(6, 64), one(2, 512)
     assert small.rate and deep.rate and small.first_token and long.first_token
     assert deep.rate < small.rate and long.first_token > small.first_token
+
+
+# --- this machine
+
+
+def test_what_was_timed_is_kept_for_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def timing(requests: list[Request]) -> list[list[Timed]]:
+        asked.append(sum(len(request.operations) for request in requests))
+        return [[Timed(2e-9, repacked=True)] * len(r.operations) for r in requests]
+
+    monkeypatch.setenv("PORTABLE_HOME", str(tmp_path / "new"))
+    monkeypatch.setattr("portable.fit.machine.time_kernels", timing)
+    monkeypatch.setattr("portable.fit.machine.others", lambda: 0.0)
+    first: list[Operation] = [Sum(64), Attention(4, 2, 64, 64, 256, vectors=512)]
+    every = [*first, Matrix(8, 64, 68)]
+
+    def times(machine: Machine, wanted: list[Operation], again: bool = False) -> None:
+        found = TIMES(machine, wanted, lambda _: None, again=again)
+        assert found == dict.fromkeys(wanted, Timed(2e-9, repacked=True))
+
+    times(Machine(2), first)
+    times(Machine(2), first)
+    times(Machine(2), every)
+    times(Machine(2), every, again=True)
+    times(Machine(4), first)
+    Machine(2).path.write_text("no JSON", encoding="utf-8")
+    times(Machine(2), first)
+    assert asked == [2, 1, 3, 2, 2]
+
+
+def test_what_was_timed_among_busy_programs_is_told_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTABLE_HOME", str(tmp_path / "new"))
+    monkeypatch.setattr("portable.fit.machine.time_kernels", lambda _: [[Timed(1.0)]])
+    monkeypatch.setattr("portable.fit.machine.others", lambda: 1.5)
+    said: list[str] = []
+    TIMES(Machine(2), [Sum(64)], said.append)
+    assert "1.5 cores busy" in said[-1] and not Machine(2).path.exists()

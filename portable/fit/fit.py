@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
 
 from portable.engine.cores import default_threads
-from portable.engine.dry_run import Reserved, dry_run, request_of, sparse
+from portable.engine.dry_run import Request, Reserved, dry_run, request_of, sparse
 from portable.engine.offload.device import Device
 from portable.engine.offload.plan import Plan, plan
 from portable.engine.offload.shape import Shape, shape_of
@@ -20,6 +23,9 @@ from portable.fit.work import Work, work_of
 from portable.progress import size
 
 PLENTY = 1 << 50  # bytes
+# As an encoder reads: texts at once, llama.cpp's pooling type, tokens beyond which flash
+# attention is on.
+_TEXTS, _MEAN, _LONG = 64, 1, 1024
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,10 @@ def choose(found: Sequence[Row], default: str) -> Row | None:
 
 def _case(variant: Variant, question: Question) -> _Case:
     shape = shape_of(variant.heads)
-    windows = [layer.window for layer in shape.layers if layer.cache]
-    work = work_of(variant.heads, windows)
+    # It sees a text once and whole, and keeps nothing of it.
+    encoder = not any(layer.cache or layer.state for layer in shape.layers)
+    windows = [layer.window for layer in shape.layers if layer.cache or encoder]
+    work = work_of(variant.heads, windows, encoder=encoder)
     try:
         return _Case(variant, shape, work, plan(shape, question.devices, question.wish), "")
     except NotEnoughMemory as error:
@@ -104,10 +112,19 @@ def _reserved(
 ) -> Iterator[Reserved]:
     """Of each case. Its type changes nothing in it: what lies alike is laid out once."""
     with sparse(candidates.files) as path:
-        requests = [request_of(path, question.wish, case.plan) for case in cases]
+        requests = [_request(path, case, question.wish) for case in cases]
         different = list(dict.fromkeys(requests))
         told = dict(zip(different, dry_run(different, question.rpc)))
     return (told[request] for request in requests)
+
+
+def _request(path: Path, case: _Case, wish: Wish) -> Request:
+    asked = request_of(path, wish, case.plan)
+    if case.work.output:
+        return asked
+    context = max(case.plan.context, wish.step_tokens)
+    text = msgspec.structs.replace(asked, cells=context, batch=context, sequences=_TEXTS)
+    return msgspec.structs.replace(text, outputs=0, pooling=_MEAN, flash=int(context > _LONG))
 
 
 def _times(cases: Sequence[_Case], question: Question, say: Say) -> Times:

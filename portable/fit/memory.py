@@ -13,7 +13,7 @@ from portable.fit.speed import Times, matrix
 from portable.gguf import Head, Tensor
 
 # What the program loads beside what a dry run loads: its grammars, templates and tokenizer tables.
-_PROGRAM = 40 << 20
+_PROGRAM = 16 << 20
 # Rows that llama.cpp's kernels of repacked weights take at a time.
 _ROWS = 8
 

@@ -29,8 +29,8 @@ class Attention:
 @dataclass(frozen=True)
 class Work:
     """`matrices` are the values multiplied in the layers for a token, `output` those for a token
-    that the next one follows from. `windows` has for each layer how many tokens it looks back, 0
-    for all; a layer that keeps no text is not in it."""
+    that the next one follows from: an encoder has none. `windows` has for each layer that attends
+    how many tokens it looks back, 0 for all."""
 
     matrices: Mapping[Kind, float]
     output: Mapping[Kind, float]
@@ -44,7 +44,7 @@ class Work:
         return list(dict.fromkeys([*self.matrices, *self.output]))
 
 
-def work_of(heads: Sequence[Head], windows: Sequence[int]) -> Work:
+def work_of(heads: Sequence[Head], windows: Sequence[int], *, encoder: bool) -> Work:
     """`windows`: as in `Work`."""
     keys = heads[0].keys
     number = _Numbers(keys)
@@ -60,7 +60,7 @@ def work_of(heads: Sequence[Head], windows: Sequence[int]) -> Work:
         output[last.type, last.shape[-1]] += last.values
     return Work(
         matrices,
-        output if windows else {},
+        {} if encoder else output,
         number("block_count"),
         number("embedding_length"),
         tuple(windows),
