@@ -69,7 +69,7 @@ def test_each_workers_buffers_are_its_own_though_they_are_named_alike() -> None:
     assert mib(found.compute) == {"RPC0": 11.51, "RPC1": 97.12, "CPU": 13.76}
     assert mib(found.output) == {"CPU": 0.75}
     assert found.layers == {"CPU": 2, "RPC0": 1, "RPC1": 2}
-    assert round(found.on("RPC0") / MIB, 2) == 40.15
+    assert mib(found.elsewhere()) == {"RPC0": 40.15, "RPC1": 151.58}
 
 
 def test_the_same_endpoint_may_have_several_devices() -> None:

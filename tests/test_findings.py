@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ from portable.engine.adapters import Adapter, find_adapters
 from portable.engine.findings import RELOAD, Facts, Finding, find
 from portable.engine.gpus import look
 from portable.engine.nvidia import Gpu, Nvidia, Process
+from portable.engine.offload.device import GIB, Device, Kind
 
-GIB = 1 << 30
 GPU = Gpu(0, "RTX 3050", "0000:01:00.0", (8, 6), 4 * GIB, 3 * GIB)
 DRIVER = Nvidia("535.183.01", "12.2", (GPU,))
 NVIDIA = Adapter("NVIDIA", "0000:01:00.0", "nvidia")
@@ -22,12 +22,9 @@ CPU = Facts(backends=("RPC", "CPU"))
 CUDA = Facts(backends=("CUDA", "RPC", "CPU"), adapters=(NVIDIA,), nvidia=DRIVER)
 
 
-@dataclass
-class Device:
-    name: str
-    description: str
-    free: int = 3 * GIB
-    total: int = 4 * GIB
+def seen(name: str, description: str, backend: str) -> Device:
+    kind: Kind = "rpc" if backend == "RPC" else "gpu"
+    return Device(name, description, 3 * GIB, 4 * GIB, kind, backend)
 
 
 def says(error: str) -> str:
@@ -42,11 +39,14 @@ def only(facts: Facts) -> Finding:
 
 def test_nothing_is_said_where_there_is_nothing_or_all_is_used() -> None:
     assert find(CPU) == [] and find(replace(CPU, nvidia=Nvidia(trouble="library"))) == []
-    assert find(replace(CUDA, devices=[Device("CUDA0", "RTX 3050")])) == []
+    assert find(replace(CUDA, devices=[seen("CUDA0", "RTX 3050", "CUDA")])) == []
     vulkan = replace(CUDA, backends=("Vulkan", "CPU"), adapters=(NVIDIA, INTEL))
     names = ("NVIDIA GeForce RTX 3050", "Intel(R) Iris(R) Xe Graphics")
     assert (
-        find(replace(vulkan, devices=[Device(f"Vulkan{n}", d) for n, d in enumerate(names)])) == []
+        find(
+            replace(vulkan, devices=[seen(f"Vulkan{n}", d, "Vulkan") for n, d in enumerate(names)])
+        )
+        == []
     )
 
 
@@ -65,7 +65,7 @@ def test_a_gpu_beside_the_processor_warns_nobody() -> None:
 
 
 def test_a_worker_is_no_gpu_of_this_machine() -> None:
-    found = only(replace(CPU, adapters=(RADEON,), devices=[Device("RPC0", "127.0.0.1:50052")]))
+    found = only(replace(CPU, adapters=(RADEON,), devices=[seen("RPC0", "127.0.0.1:50052", "RPC")]))
     assert found.code == "no_backend"
 
 
@@ -138,7 +138,7 @@ def test_a_backend_that_is_there_and_cannot_be_loaded() -> None:
 
 def test_no_device_of_another_maker_is_taken_for_it() -> None:
     facts = replace(CPU, backends=("Vulkan", "CPU"), adapters=(RADEON,))
-    llvmpipe = [Device("Vulkan0", "llvmpipe (LLVM 15.0.7, 256 bits)")]
+    llvmpipe = [seen("Vulkan0", "llvmpipe (LLVM 15.0.7, 256 bits)", "Vulkan")]
     found = only(replace(facts, devices=llvmpipe))
     assert found.code == "no_device" and "mesa-vulkan-drivers" in found.mend
     assert "--device /dev/dri" in only(replace(facts, container=True)).mend
@@ -154,7 +154,7 @@ def test_who_holds_the_memory() -> None:
     held = (Process(4711, "blender", 3 * GIB), Process(7, "portable", GIB // 2))
     full = replace(GPU, free=GIB // 2, processes=held)
     facts = replace(CUDA, nvidia=replace(DRIVER, gpus=(full,)), pid=7)
-    found = only(replace(facts, devices=[Device("CUDA0", "RTX 3050")]))
+    found = only(replace(facts, devices=[seen("CUDA0", "RTX 3050", "CUDA")]))
     assert found.code == "taken" and "0.5/4.0 GiB free" in found.what
     assert "blender (pid 4711, 3.0 GiB)" in found.what and "portable" not in found.what
 

@@ -28,7 +28,7 @@ from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.parse import parse
 
 INFO = ModelInfo(
-    *("fake", "llama", "fake model", 1, 1, 100, 100, 256, 1, 0, (), 1, 0.1),
+    *("fake", "llama", "fake model", 1, 1, 100, 100, 256, 1, 0.1),
     sampling={"temperature": 0.3},
 )
 CHAT = "/v1/chat/completions"

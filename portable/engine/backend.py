@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from portable.engine.places import Place, spoken
 from portable.engine.sequence import Slice
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ class ModelInfo:
     context: int
     trained_context: int
     vocabulary: int
-    layers: int
-    offloaded: int
-    devices: tuple[str, ...]
     threads: int
     load_seconds: float
     sampling: dict[str, float]
@@ -48,14 +46,27 @@ class ModelInfo:
     power: str = ""
     task: Task = "generate"
     draft: str = ""
+    places: tuple[Place, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """With the output as one of them."""
+        return sum(place.layers for place in self.places)
+
+    @property
+    def offloaded(self) -> int:
+        """Of the layers, those that lie on another device than the host."""
+        return sum(place.layers for place in self.offloads)
+
+    @property
+    def offloads(self) -> tuple[Place, ...]:
+        """All devices but the host, used or not."""
+        return tuple(place for place in self.places if place.kind != "cpu")
 
     @property
     def placement(self) -> str:
         """What ran where, in one line."""
-        where = ", ".join(self.devices) if self.offloaded else "CPU"
-        layers = f"{self.offloaded}/{self.layers} layers on {where}"
-        if not self.offloaded:
-            layers = f"all {self.layers} layers on CPU, {self.threads} threads"
+        layers = spoken(self.places, self.threads)
         adapter = f", with the adapter {self.adapter}" if self.adapter else ""
         draft = f", {self.draft} guesses ahead" if self.draft else ""
         return layers + adapter + draft + (f", {self.power}" if self.power else "")

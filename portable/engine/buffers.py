@@ -20,7 +20,7 @@ _BUFFER = re.compile(
 )
 _LAYER = re.compile(r"load_tensors: layer +(\d+) assigned to device (\S+),")
 _REMOTE = re.compile(r"RPC(\d+)\[(.+)\]")
-_KINDS = {"model": "weights", "LoRA": "weights", "KV": "cache", "RS": "state"}
+_KINDS = {"model": "weights", "LoRA": "adapter", "KV": "cache", "RS": "state"}
 _KINDS |= {"compute": "compute", "output": "output"}
 # Buffers of the host's memory that are named after who computes with them or copies from them.
 _OF_THE_HOST = ("CPU", "AMX", "BLAS")
@@ -41,12 +41,13 @@ class Buffers:
     """Bytes by the name of the device, of the model and of all contexts over it so far.
 
     `mapped` are weights that lie in the file's own pages, from the first to the last that is used:
-    what lies between may be used elsewhere. `weights` are the others, an adapter's included.
+    what lies between may be used elsewhere. `weights` are the others.
     `layers` are counted with the output as the last one.
     """
 
     weights: dict[str, int] = field(default_factory=dict)
     mapped: dict[str, int] = field(default_factory=dict)
+    adapter: dict[str, int] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
     compute: dict[str, int] = field(default_factory=dict)
@@ -56,10 +57,13 @@ class Buffers:
     def __add__(self, other: Buffers) -> Buffers:
         return Buffers(*(_sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
-    def on(self, device: str) -> int:
-        """Bytes that were allocated on a device: all but those that are mapped."""
-        kinds = (self.weights, self.cache, self.state, self.compute, self.output)
-        return sum(kind.get(device, 0) for kind in kinds)
+    def elsewhere(self) -> dict[str, int]:
+        """All bytes on each device but the host."""
+        kinds = (getattr(self, f.name) for f in fields(self) if f.name != "layers")
+        sums: dict[str, int] = {}
+        for kind in kinds:
+            sums = _sum(sums, kind)
+        return {name: size for name, size in sums.items() if name != HOST}
 
 
 def read(lines: Iterable[str], devices: Sequence[Named] = ()) -> Buffers:

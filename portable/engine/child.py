@@ -135,7 +135,8 @@ class Child:
         service, threads = self._service, self._service.threads
         steps, unfinished = self._work()
         cells = service.worker.cells if isinstance(service, Service) else 0
-        return protocol.Beat(steps, unfinished, cells, threads.now, threads.why)
+        memory = service.weights.buffers.elsewhere()
+        return protocol.Beat(steps, unfinished, cells, threads.now, threads.why, memory)
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)

@@ -38,6 +38,7 @@ def load_draft(main: Llama, config: EngineConfig, threads: Threads | None = None
         draft.close()
         raise
     main.claim(draft.taken)
+    main.join(draft)
     longest = draft.info().trained_context
     return DraftModel(draft, main.vocabulary, own, longest, threads=threads)
 

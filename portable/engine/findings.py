@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 
 from portable.engine import death
 from portable.engine.adapters import Adapter
-from portable.engine.buffers import Named
 from portable.engine.nvidia import Gpu, Nvidia
-
-GIB = 1 << 30
+from portable.engine.offload.device import GIB, Device
 
 # ggml's names of the backends that compute on a vendor's GPUs, the best one first.
 BACKENDS = {
@@ -87,13 +85,6 @@ class Finding:
         return f"{self.what}; {self.mend}" if self.mend else self.what
 
 
-class Seen(Named):
-    """A device of llama.cpp's; memory in bytes."""
-
-    free: int
-    total: int
-
-
 def ask_doctor(backend: str) -> str:
     return f"portable doctor shows how to build it with {_spoken(backend)}"
 
@@ -108,7 +99,7 @@ class Facts:
     """
 
     backends: Sequence[str] = ()
-    devices: Sequence[Seen] = ()
+    devices: Sequence[Device] = ()
     adapters: Sequence[Adapter] = ()
     nvidia: Nvidia = field(default_factory=Nvidia)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -136,12 +127,11 @@ def _is_there(vendor: str, facts: Facts) -> bool:
 
 
 def _is_seen(vendor: str, facts: Facts) -> bool:
-    for device in facts.devices:
-        backend = device.name.rstrip("0123456789")
-        maker = re.match(_MAKERS[vendor], device.description)
-        if _OWN.get(backend) == vendor or (backend == "Vulkan" and maker):
-            return True
-    return False
+    return any(
+        _OWN.get(device.backend) == vendor
+        or (device.backend == "Vulkan" and re.match(_MAKERS[vendor], device.description))
+        for device in facts.devices
+    )
 
 
 def _unseen(vendor: str, facts: Facts) -> Finding:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from portable.engine import nvidia
 from portable.engine.adapters import Adapter, find_adapters, is_container
-from portable.engine.findings import Facts, Seen
+from portable.engine.findings import Facts
+from portable.engine.offload.device import Device
 
 # The names of backends' files, where each is a file of its own, and ggml's of the backends.
 _FILES = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan", "sycl": "SYCL", "metal": "MTL"}
@@ -18,7 +19,7 @@ _FILES = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan", "sycl": "SYCL", "me
 
 def look(
     backends: Sequence[str],
-    devices: Sequence[Seen],
+    devices: Sequence[Device],
     said: str = "",
     *,
     folder: Path | None = None,

@@ -167,7 +167,8 @@ class Beat(msgspec.Struct, tag=True):
     """Sent every second: `steps` grows while the engine is alive and has work.
 
     `cells` are in use, of as many as the context has. `threads` are those of the last step, and
-    `threads_reason` says why they are not all.
+    `threads_reason` says why they are not all. `memory` is what the model takes, in bytes by device
+    that is not the host.
     """
 
     steps: int
@@ -175,6 +176,7 @@ class Beat(msgspec.Struct, tag=True):
     cells: int
     threads: int
     threads_reason: str = ""
+    memory: dict[str, int] = {}
 
 
 Command = Generate | Query | Cancel

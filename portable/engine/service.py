@@ -56,7 +56,7 @@ class Service:
         prompts = self._prompts(config)
         self._draft = load_draft(self._llama, config, self.threads) if config.draft else None
         if config.draft:
-            self.info = replace(self.info, draft=config.draft.name)
+            self.info = replace(self._llama.info(), draft=config.draft.name)
         engine = Engine(
             self._llama, config, prompts=prompts, draft=self._draft, threads=self.threads
         )

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psutil
+
 from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Loading, ModelInfo, Task
@@ -27,9 +29,13 @@ from portable.engine.native import (
     start,
     use_numa,
 )
+from portable.engine.offload.device import Device
 from portable.engine.offload.former import ALL_LAYERS, plan
 from portable.engine.offload.memory import check_memory
+from portable.engine.offload.shape import shape_of
 from portable.engine.placement import chosen, model_params, set_rope
+from portable.engine.places import Place, places
+from portable.engine.processor import processor
 from portable.engine.rpc.devices import blamed, connect
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
@@ -66,6 +72,8 @@ class Weights(Vocabulary):
         missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
         devices, backends = list_devices(config.rpc)
         self.devices = chosen(devices, config)
+        self._path, self._workers = config.model, config.rpc
+        self._before = [*self.devices, _host()]
         self.offload = plan(
             config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
         )
@@ -77,6 +85,7 @@ class Weights(Vocabulary):
         self.buffers = Buffers()
         with blamed(missing):
             super().__init__(self._load_model(config, loading))
+        self._on_host = self._stayed()
         stretch = config.rope.scale or 1
         self.trained_context = int(lib.llama_model_n_ctx_train(self._model) * stretch)
         self.width = int(lib.llama_model_n_embd_out(self._model))  # numbers in an embedding
@@ -110,7 +119,6 @@ class Weights(Vocabulary):
         """What was loaded, for a context of so many tokens, and what it is for."""
         description = ctypes.create_string_buffer(128)
         lib.llama_model_desc(self._model, description, len(description))
-        layers, total = self._offloaded()
         return ModelInfo(
             name=self.metadata("general.name") or "",
             architecture=self.metadata("general.architecture") or "",
@@ -120,16 +128,32 @@ class Weights(Vocabulary):
             context=context,
             trained_context=self.trained_context,
             vocabulary=self.vocabulary,
-            layers=total,
-            offloaded=layers,
-            devices=tuple(device.name for device in self.devices),
             threads=self.threads,
             load_seconds=self.load_seconds,
             sampling=dict(self._sampling()),
             adapter=self._adapter_name,
             power=self._power,
             task=task,
+            places=self.places(),
         )
+
+    def places(self) -> tuple[Place, ...]:
+        """What lies where, and what memory is left there now."""
+        found, _ = list_devices(self._workers)
+        return places(self.buffers, self._before, [*found, _host()], self._on_host)
+
+    def join(self, beside: Weights) -> None:
+        """Count what lies `beside` this model for its sake as its own, but for the layers."""
+        self.buffers += replace(beside.buffers, layers={})
+        self._on_host += beside._on_host
+
+    def _stayed(self) -> int:
+        """Bytes of the weights that lie on no other device."""
+        elsewhere = sum(self.buffers.elsewhere().values())
+        if elsewhere:  # embeddings that are also the output lie in both places
+            shape = shape_of([gguf.read(part) for part in gguf.shards(self._path)])
+            elsewhere -= shape.input if shape.tied else 0
+        return int(lib.llama_model_size(self._model)) - elsewhere
 
     def _sampling(self) -> Iterator[tuple[str, float]]:
         for name, key in _SAMPLING_KEYS.items():
@@ -138,12 +162,6 @@ class Weights(Vocabulary):
                 value = float(text or "")
                 if 0 <= value < 1e6 and (value or name != "repetition_penalty"):
                     yield name, value
-
-    def _offloaded(self) -> tuple[int, int]:
-        """Layers on a GPU and layers in all, the output included."""
-        layers = self.buffers.layers
-        total = sum(layers.values())
-        return total - layers.get(HOST, 0), total
 
     # --- loading ---
 
@@ -184,7 +202,10 @@ class Weights(Vocabulary):
             return None
         experts = self.metadata(f"{self.metadata('general.architecture')}.expert_count")
         check_adapter(config.adapter, config.model, int(experts or 0))
-        return load_adapter(self._model, config.adapter)
+        with listen() as said:
+            adapter = load_adapter(self._model, config.adapter)
+        self._note(said)
+        return adapter
 
     def _loaded(self) -> None:
         self.load_seconds = time.perf_counter() - self._started
@@ -253,6 +274,12 @@ class Weights(Vocabulary):
         value = int(self.metadata(f"{arch}.attention.value_length") or default)
         groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
         return int(tokens * groups * (key + value) * bits / 8)
+
+
+def _host() -> Device:
+    """The memory that this process may still take."""
+    total = psutil.virtual_memory().total
+    return Device(HOST, processor().name, available_memory(), total, "cpu", "CPU")
 
 
 def _size(config: EngineConfig) -> int:

@@ -115,6 +115,18 @@ class _Gauges(Collector):
             for served in self._fleet.models:
                 family.add_metric([served.id], value(served))
             yield family
+        yield self._memory()
+
+    def _memory(self) -> Metric:
+        family = GaugeMetricFamily(
+            "portable_vram_used_bytes",
+            "What a model takes on a device.",
+            labels=["model", "device"],
+        )
+        for served in self._fleet.models:
+            for device, size in served.memory.items():
+                family.add_metric([served.id, device], size)
+        return family
 
 
 def _resident(served: Served) -> float:

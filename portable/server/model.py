@@ -295,7 +295,7 @@ class ModelProcess:
                 self.progress = event.fraction
             case protocol.Ready():
                 self.info, self.offload_reason = event.info, event.offload_reason
-                self.template = event.template
+                self.template, self.beat = event.template, None
                 if self.restarts:
                     log.info("the model runs again: %s", event.offload_reason)
                 self._step_at = time.monotonic()

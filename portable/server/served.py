@@ -70,6 +70,14 @@ class Served:
             return "failed"
         return "loading" if self.load or self.process.is_started else "unloaded"
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that it takes now, by device, but for the host."""
+        info, beat = self.process.info, self.process.beat
+        if info is None or not self.is_loaded:
+            return {}
+        return beat.memory if beat else {place.device: place.bytes for place in info.offloads}
+
     def is_tired(self, now: float) -> bool:
         """Nobody has used it for longer than it is kept."""
         return self.keep_alive is not None and now - self.used_at >= self.keep_alive

@@ -51,7 +51,8 @@ async def _named(request: Request) -> tuple[State, Served]:
 
 
 def _running(served: Served) -> dict[str, Any]:
-    kept = served.keep_alive
+    """`size` is all that it takes, `size_vram` what of it lies on other devices than the host."""
+    kept, info = served.keep_alive, served.process.info
     left = None if kept is None else max(0.0, served.used_at + kept - time.monotonic())
     return {
         "name": served.id,
@@ -59,4 +60,6 @@ def _running(served: Served) -> dict[str, Any]:
         "busy": served.is_busy,
         "seconds_until_unloaded": None if left is None else round(left, 1),
         **describe(served)["meta"],
+        "size": sum(place.bytes for place in info.places) if info else 0,
+        "size_vram": sum(served.memory.values()),
     }

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from portable import __version__, facts
 from portable.engine import protocol
+from portable.engine.places import Place
 from portable.server.api.models import describe
 from portable.server.query import query
 from portable.server.replies import JSON
@@ -48,9 +49,25 @@ def _known(served: Served) -> dict[str, Any]:
     return told | {
         "default_generation_settings": {"n_ctx": info.context, "params": info.sampling},
         "architecture": info.architecture,
-        "devices": list(info.devices),
+        "devices": [_device(place, served.memory) for place in info.places],
         "layers": info.layers,
         "offloaded_layers": info.offloaded,
         "offload_reason": process.offload_reason,
         "load_seconds": round(info.load_seconds, 2),
+    }
+
+
+def _device(place: Place, memory: dict[str, int]) -> dict[str, Any]:
+    """What lies on a device, in bytes; `memory_free` is what loading left."""
+    return {
+        "name": place.device,
+        "description": place.description,
+        "type": place.kind,
+        "layers": place.layers,
+        "weights": place.weights,
+        "cache": place.cache,
+        "compute": place.compute,
+        "memory": memory.get(place.device, place.bytes),
+        "memory_free": place.free,
+        "memory_total": place.total,
     }

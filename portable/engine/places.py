@@ -1,0 +1,103 @@
+"""Where a loaded model lies, device by device, and whether that can be true. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from portable.engine.buffers import HOST, Buffers
+from portable.engine.findings import Finding
+from portable.engine.offload.device import GIB, MIB, Device, Kind
+
+# What is not claimed need not be seen: drivers hold some memory back, and give some at once.
+_LEAST_CLAIM = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What of a model lies on a device; memory in bytes.
+
+    `cache` is the KV cache and recurrent states, `compute` what is computed in and put out.
+    `before` was free before the model was loaded, `free` is what was left.
+    """
+
+    device: str
+    description: str
+    kind: Kind
+    layers: int = 0
+    weights: int = 0
+    cache: int = 0
+    compute: int = 0
+    before: int = 0
+    free: int = 0
+    total: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.weights + self.cache + self.compute
+
+    def __str__(self) -> str:
+        if self.kind == "cpu":
+            return self.device
+        used = f"{(self.total - self.free) / GIB:.1f}/{self.total / GIB:.1f} GiB"
+        return f"{self.device} ({self.description}, {used})"
+
+
+def places(
+    buffers: Buffers, before: Sequence[Device], after: Sequence[Device], host_weights: int
+) -> tuple[Place, ...]:
+    """Each device as it was `before` loading, and is; the host comes last.
+
+    `host_weights` are the bytes of those weights that lie on no other device: what llama.cpp says
+    of a mapped file, and of weights that it holds a second time in another order, is more.
+    """
+    left = {device.name: device.free for device in after}
+    return tuple(_place(buffers, d, left.get(d.name, d.free), host_weights) for d in before)
+
+
+def _place(buffers: Buffers, device: Device, free: int, host_weights: int) -> Place:
+    name = HOST if device.kind == "cpu" else device.name
+    own = buffers.weights.get(name, 0) + buffers.mapped.get(name, 0)
+    return Place(
+        name,
+        device.description,
+        device.kind,
+        buffers.layers.get(name, 0),
+        (host_weights if device.kind == "cpu" else own) + buffers.adapter.get(name, 0),
+        buffers.cache.get(name, 0) + buffers.state.get(name, 0),
+        buffers.compute.get(name, 0) + buffers.output.get(name, 0),
+        device.free,
+        free,
+        device.total,
+    )
+
+
+def spoken(found: Sequence[Place], threads: int) -> str:
+    """What ran where, in one line."""
+    total = sum(place.layers for place in found)
+    used = [place for place in found if place.layers]
+    if all(place.kind == "cpu" for place in used):
+        return f"all {total} layers on CPU, {threads} threads"
+    shares = [f"{place.layers}/{total} layers -> {place}" for place in used]
+    return ", ".join(shares) + (f", {threads} threads" if used[-1].kind == "cpu" else "")
+
+
+def doubts(found: Sequence[Place], held: int | None = None) -> Iterator[Finding]:
+    """Devices whose memory tells another story than llama.cpp.
+
+    `held` are the bytes that this process holds on NVIDIA's GPUs, by their driver, if it tells.
+    """
+    for place in found:
+        taken = place.before - place.free
+        # Some drivers know no free memory, and some of the host's is what others left.
+        if place.kind not in ("gpu", "rpc") or place.free == place.total:
+            continue
+        if place.device.startswith("CUDA") and held is not None:
+            taken = max(taken, held)
+        if place.bytes >= _LEAST_CLAIM and taken < place.bytes / 2:
+            yield Finding(
+                "not_taken",
+                f"llama.cpp says that {place.bytes / GIB:.1f} GiB lie on {place.device}, whose free"
+                f" memory fell by {max(0, taken) / GIB:.1f} GiB",
+                "portable doctor looks at the driver",
+            )
