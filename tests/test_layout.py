@@ -14,6 +14,8 @@ FILES = sorted(
 
 # Layer of each module, by longest prefix: an import may go to the same package or to a lower layer.
 LAYERS = {
+    # Another way in, which takes the command line's flags.
+    "portable.cluster": 7,
     "portable.cli": 6,
     "portable.flags": 5,
     "portable.bench": 5,
@@ -64,6 +66,7 @@ THROUGH_THE_DOOR = {
     "portable/measure/tensors.py",
 }
 HTTP = {"starlette", "uvicorn", "httpx2"}
+HTTP_ROOMS = ("portable/server/", "portable/cluster/", "portable/bench")
 
 
 def imports(path: Path) -> set[str]:
@@ -112,7 +115,7 @@ def test_llama_cpp_enters_by_two_doors(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_http_stays_in_the_server(path: Path) -> None:
     if any(name.split(".")[0] in HTTP for name in imports(path)):
-        assert path.as_posix().startswith(("portable/server/", "portable/bench"))
+        assert path.as_posix().startswith(HTTP_ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -163,3 +166,9 @@ def test_nothing_asks_for_torch_or_plain_jinja() -> None:
         found = imports(path)
         assert not {n.split(".")[0] for n in found} & {"torch", "transformers", "pickle"}, path
         assert not found & {"jinja2.Environment", "jinja2.Template", "os.fork"}, path
+
+
+def test_ray_stays_in_the_cluster() -> None:
+    for path in FILES:
+        found = {name.split(".")[0] for name in imports(path)}
+        assert "ray" not in found or path.parts[:2] == ("portable", "cluster"), path

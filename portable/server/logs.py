@@ -53,3 +53,13 @@ def settings(form: Format, level: str) -> dict[str, Any]:
         # INFO at least: people wait for the line with the address.
         "loggers": {"uvicorn": {**loud, "level": "INFO"}, "portable": loud},
     }
+
+
+def join(form: Format, level: str) -> None:
+    """Our lines on stderr, in a process whose logging is another's: its handlers stay."""
+    handler = logging.StreamHandler()
+    text = Text("%(levelprefix)s %(message)s", use_colors=False)
+    handler.setFormatter(Json() if form == "json" else text)
+    ours = logging.getLogger("portable")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(level.upper())

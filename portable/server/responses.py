@@ -31,10 +31,10 @@ _STREAMS = {
 
 
 class ResponseLayout:
-    """`keep` gets the response when it is whole."""
+    """`keep` gets the response when it is whole; `home` begins its id."""
 
-    def __init__(self, model: str, asked: ResponseRequest, keep: Keep) -> None:
-        self.id = f"resp_{uuid.uuid4().hex}"
+    def __init__(self, model: str, asked: ResponseRequest, keep: Keep, home: str = "") -> None:
+        self.id = f"resp_{home}{uuid.uuid4().hex}"
         self._keep = keep
         self._numbers = itertools.count()
         self._blocks = Blocks()

@@ -21,6 +21,8 @@ from portable.server.responses import ResponseLayout
 from portable.server.state import State
 from portable.server.wire.responses import Item, ResponseRequest
 
+HOME = "portable.home"
+
 
 class NotKept(InvalidRequest):
     """Never made, not stored, deleted, or gone for room."""
@@ -33,6 +35,8 @@ async def create_response(request: Request) -> Response:
     asked = await read_body(request, ResponseRequest)
     store = _store(request)
     conversation = read(asked, store)
+    # Of several servers the one that keeps it: whoever stands before them finds it by the id.
+    home: str = request.scope.get(HOME, "")
 
     def keep(response: dict[str, Any]) -> None:
         if asked.store is not False:
@@ -41,7 +45,9 @@ async def create_response(request: Request) -> Response:
 
     try:
         answer = wanted(items.as_chat(asked, conversation), "input")
-        return await respond(request, answer, lambda model: ResponseLayout(model, asked, keep))
+        return await respond(
+            request, answer, lambda model: ResponseLayout(model, asked, keep, home)
+        )
     except InvalidRequest as error:
         raise in_own_words(error, items.NAMES) from None
 
