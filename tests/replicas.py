@@ -60,7 +60,9 @@ class Cluster:
         self._address = self._address or self.ask()
         file = self.folder / "config.yaml"
         listens = {"host": "127.0.0.1", "port": self.port}
-        file.write_text(json.dumps({"http_options": listens, "applications": applications}))
+        file.write_text(
+            json.dumps({"http_options": listens, "applications": applications}), encoding="utf-8"
+        )
         command = [serve_command(), "run", "--non-blocking", "-a", self._address, file]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -76,7 +78,7 @@ class Cluster:
         if words:
             print(*words, file=self.head.stdin, flush=True)
         line = self.head.stdout.readline()
-        assert line, (self.folder / "head.log").read_text()
+        assert line, (self.folder / "head.log").read_text(encoding="utf-8")
         return json.loads(line)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import subprocess
@@ -14,9 +15,11 @@ from typing import Any
 import click
 import httpx2
 import pytest
+import yaml
 from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 from ray.serve.exceptions import BackPressureError
+from ray.serve.schema import ServeDeploySchema
 from replicas import serve_command
 from serving import CHAT, ROOT, asking, check_error
 
@@ -24,6 +27,7 @@ from portable.cluster import app
 from portable.cluster.build import settled
 from portable.cluster.ingress import Ingress
 from portable.cluster.router import BOUND, SessionRouter
+from portable.cluster.server import Server
 from portable.cluster.session import Session, session
 from portable.errors import UsageError
 from portable.server.config import ServerConfig
@@ -253,8 +257,8 @@ def test_without_a_key_only_this_machine_is_served() -> None:
 
 
 def test_args_are_serves_flags_and_how_many_replicas() -> None:
-    replicas, flags = settled({"model": "m", "max_replicas": "3", "num-gpus": "0.5", "context": 9})
-    assert (replicas.max_replicas, replicas.num_gpus, flags.running.context) == (3, 0.5, 9)
+    replicas, flags = settled({"model": "m", "max_replicas": "3", "num-gpus": "0.5", "threads": 9})
+    assert (replicas.max_replicas, replicas.num_gpus, flags.running.threads) == (3, 0.5, 9)
     assert flags.source.model == "m" and flags.serving.parallel == str(replicas.parallel)
 
 
@@ -262,7 +266,7 @@ def test_args_are_serves_flags_and_how_many_replicas() -> None:
     "wrong",
     [
         {"modle": "m"},
-        {"context": "many"},
+        {"threads": "many"},
         {"port": 80},
         {"max_replicas": 0},
         {"min_replicas": 3, "max_replicas": 2},
@@ -275,6 +279,19 @@ def test_what_is_wrong_with_args_is_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="args") as caught:
         settled(wrong)
     assert len(str(caught.value)) < 150
+
+
+def test_the_config_in_the_docs_is_one() -> None:
+    text = (ROOT / "docs/CLUSTER.md").read_text(encoding="utf-8")
+    config = ServeDeploySchema.model_validate(
+        yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    )
+    (application,) = config.applications
+    module, name = application.import_path.split(":")
+    assert getattr(importlib.import_module(module), name) is app
+    replicas, flags = settled(application.args)
+    assert replicas.max_replicas == 4 and flags.listening.host == "0.0.0.0"
+    assert {d.name for d in application.deployments} == {Server.__name__, Ingress.__name__}
 
 
 def test_beyond_this_machine_a_key_is_needed() -> None:
