@@ -40,16 +40,16 @@ class PortableError(Exception):
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
-        self.message = _plain(message)
-        self.hint = _plain(hint or self.usual_hint)
+        self.message = plain(message)
+        self.hint = plain(hint or self.usual_hint)
         self.param = param
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-def _plain(text: str) -> str:
-    """One short line: it may quote a file, and a terminal obeys some characters."""
+def plain(text: str) -> str:
+    """One short line, for messages: it may quote a file, and a terminal obeys some characters."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     if len(text) <= LONGEST:
         return text

@@ -20,6 +20,7 @@ LAYERS = {
     "portable.flags": 5,
     "portable.bench": 5,
     "portable.chat": 5,
+    "portable.doctor": 5,
     "portable.server": 5,
     "portable.worker": 5,
     "portable.dialects": 3,

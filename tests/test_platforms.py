@@ -43,7 +43,13 @@ ALLOWED = {
     ("portable/engine/rpc/serve.py", "resource"): "imported on Linux; elsewhere nothing is limited",
     ("portable/engine/machine.py", "/sys"): "control groups, which only Linux has",
     ("portable/bench/machine.py", "/proc"): "the processor's name; else `platform` tells it",
-    ("portable/engine/processor.py", "/proc"): "the processor's name; else `platform` tells it",
+    ("portable/engine/processor.py", "/proc"): "Linux's way; each system has its own there",
+    (
+        "portable/engine/adapters.py",
+        "/sys",
+    ): "PCI's devices as Linux lists them; else none is known",
+    ("portable/engine/gpus.py", "/dev"): "nodes that only Linux has; Windows is always asked",
+    ("portable/doctor/tools.py", "/sys"): "ROCm's kernel driver, which only Linux has",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from portable.cli import (
     convert,
+    doctor,
     fit,
     measure,
     models,
@@ -17,7 +18,7 @@ from portable.cli import (
 from portable.cli.app import app
 from portable.platforms import tolerate_any_text
 
-_COMMANDS = (convert, fit, measure, models, quants, run, serve, service, verify, worker)
+_COMMANDS = (convert, doctor, fit, measure, models, quants, run, serve, service, verify, worker)
 __all__ = ["app", "main"]
 
 

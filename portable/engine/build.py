@@ -111,13 +111,14 @@ def _number(architecture: str) -> int:
 
 def pin() -> str:
     """The llama-cpp-python that this program is made for, as pip names it."""
-    for requirement in _requirements():
+    for requirement in requirements():
         if found := re.match(r"llama-cpp-python==[\w.]+", requirement):
             return found[0]
     return "llama-cpp-python"  # not installed, but run from its source
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
+    """What this program needs, as its metadata says; nothing when it is run from its source."""
     try:
         return importlib.metadata.requires("portable-llm") or []
     except importlib.metadata.PackageNotFoundError:

@@ -10,6 +10,8 @@ import re
 import signal
 from typing import NamedTuple
 
+from portable.errors import plain
+
 # What Windows' exit codes of a process that crashed mean, by the names of POSIX's signals.
 _NT_STATUS = {
     0xC000001D: "SIGILL",
@@ -114,7 +116,7 @@ def explain(code: int | None, words: str) -> Cause:
         return Cause(
             "it was killed (SIGKILL), by the system if memory ran out", "give it more memory"
         )
-    parts = (how and f"its process ended with {how}", words.strip()[:200])
+    parts = (how and f"its process ended with {how}", plain(words.strip())[:200])
     return Cause(": ".join(filter(None, parts)))
 
 

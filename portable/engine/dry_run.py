@@ -158,12 +158,12 @@ def sparse(files: Sequence[tuple[bytes, int]]) -> Iterator[Path]:
         yield Path(folder) / names[0]
 
 
-def reserve(request: Request) -> Reserved:
-    """In this process."""
+def reserve(request: Request, workers: tuple[str, ...] = ()) -> Reserved:
+    """In this process, which is connected to these workers."""
     start()
     try:
         with ExitStack() as stack, listen() as log:
-            here, _ = list_devices()
+            here, _ = list_devices(workers)
             model = load_model(Path(request.model), _model_params(request, here))
             stack.callback(lib.llama_model_free, model)
             context = lib.llama_init_from_model(model, _context_params(request))
@@ -216,8 +216,8 @@ def main() -> int:
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
     start()
     missing = [error.message for error in connect(task.rpc)]
-    found, _ = list_devices()
-    done = _Done(found, missing, [reserve(request) for request in task.requests])
+    found, _ = list_devices(task.rpc)
+    done = _Done(found, missing, [reserve(request, task.rpc) for request in task.requests])
     results.write(msgspec.json.encode(done))
     results.flush()
     return 0

@@ -11,6 +11,7 @@ import importlib
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ _LINUX = {
     "SME": "sme",
     "VSX": "vsx",
 }
-# What sysctl calls them: words of machdep.cpu.*features on Intel, hw.optional.* on Apple's own.
-_MACOS = {
+NAMES = tuple(_LINUX)
+# What sysctl calls them: words of machdep.cpu.*features on Intel ...
+_MACOS_INTEL = {
     "SSE3": "SSE3",
     "SSSE3": "SSSE3",
     "AVX": "AVX1.0",
@@ -49,7 +51,9 @@ _MACOS = {
     "FMA": "FMA",
     "BMI2": "BMI2",
     "AVX512": "AVX512F",
-    "NEON": "hw.optional.neon",
+}
+# ... and names with a value on Apple's own processors, all of which have NEON.
+_MACOS_ARM = {
     "FP16_VA": "hw.optional.arm.FEAT_FP16",
     "DOTPROD": "hw.optional.arm.FEAT_DotProd",
     "MATMUL_INT8": "hw.optional.arm.FEAT_I8MM",
@@ -61,28 +65,37 @@ _WINDOWS = {"SSE3": 13, "SSSE3": 36, "AVX": 39, "AVX2": 40, "AVX512": 41, "NEON"
 
 @dataclass(frozen=True)
 class Processor:
-    """`instructions` by ggml's names; none: not known, for each processor has some."""
+    """`instructions` by ggml's names, of those that the system tells of: the ones `known`."""
 
     name: str
     architecture: str
     instructions: frozenset[str]
+    known: frozenset[str]
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        return self.known - self.instructions
+
+
+Told = tuple[str, Iterable[str], Iterable[str]]  # name, instructions, known
 
 
 def processor() -> Processor:
     """The one that this program runs on."""
     architecture = platform.machine()
     if sys.platform == "linux":
-        model, found = _linux(_CPUINFO)
+        model, found, known = _linux(_CPUINFO)
     elif sys.platform == "darwin":
-        model, found = _macos(_sysctl())
+        model, found, known = _macos(_sysctl())
     elif sys.platform == "win32":
-        model, found = _registered(), _windows()
+        model, found, known = _registered(), _windows(), _WINDOWS
     else:
-        model, found = platform.processor(), frozenset()
-    return Processor(model or platform.processor() or architecture, architecture, found)
+        model, found, known = "", (), ()
+    name = model or platform.processor() or architecture
+    return Processor(name, architecture, frozenset(found), frozenset(known))
 
 
-def _linux(cpuinfo: Path) -> tuple[str, frozenset[str]]:
+def _linux(cpuinfo: Path) -> Told:
     """Of the first core in the list: a process may run on any, and mixed ones share their sets."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
@@ -93,10 +106,10 @@ def _linux(cpuinfo: Path) -> tuple[str, frozenset[str]]:
                 key, _, value = line.partition(":")
                 block[key.strip()] = value.strip()
     except OSError:
-        return "", frozenset()
+        return "", (), ()
     words = set((block.get("flags") or block.get("Features") or "").split())
     model = block.get("model name") or block.get("cpu") or block.get("Model") or ""
-    return model, frozenset(name for name, flag in _LINUX.items() if flag in words)
+    return model, {name for name, flag in _LINUX.items() if flag in words}, _LINUX if words else ()
 
 
 def _sysctl() -> str:
@@ -110,12 +123,14 @@ def _sysctl() -> str:
     return done.stdout
 
 
-def _macos(said: str) -> tuple[str, frozenset[str]]:
+def _macos(said: str) -> Told:
     values = {key: value.strip() for key, _, value in (x.partition(":") for x in said.splitlines())}
     words = " ".join(v for k, v in values.items() if k.endswith("features")).split()
-    words += [key for key, value in values.items() if value == "1"]
-    found = frozenset(name for name, flag in _MACOS.items() if flag in words)
-    return values.get("machdep.cpu.brand_string", ""), found
+    model = values.get("machdep.cpu.brand_string", "")
+    if words:
+        return model, {n for n, word in _MACOS_INTEL.items() if word in words}, _MACOS_INTEL
+    known = {name for name, key in _MACOS_ARM.items() if key in values}
+    return model, {name for name in known if values[_MACOS_ARM[name]] == "1"}, known
 
 
 def _registered() -> str:
@@ -127,7 +142,7 @@ def _registered() -> str:
     return ""
 
 
-def _windows() -> frozenset[str]:
+def _windows() -> set[str]:
     system: Any = ctypes
     has = system.windll.kernel32.IsProcessorFeaturePresent
-    return frozenset(name for name, feature in _WINDOWS.items() if has(feature))
+    return {name for name, feature in _WINDOWS.items() if has(feature)}
