@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from portable.chat.options import ChatOptions
+from portable.chat.run import run
 from portable.engine.adapters import Adapter, find_adapters
+from portable.engine.config import EngineConfig
 from portable.engine.findings import RELOAD, Facts, Finding, find
 from portable.engine.gpus import look
+from portable.engine.inspection import examine
 from portable.engine.nvidia import Gpu, Nvidia, Process
 from portable.engine.offload.device import GIB, Device, Kind
+from portable.engine.sequence import SamplingParams
 
 GPU = Gpu(0, "RTX 3050", "0000:01:00.0", (8, 6), 4 * GIB, 3 * GIB)
 DRIVER = Nvidia("535.183.01", "12.2", (GPU,))
@@ -96,11 +102,6 @@ def test_a_hidden_gpu() -> None:
     hidden = replace(CUDA, environment={"CUDA_VISIBLE_DEVICES": ""})
     found = only(replace(hidden, said=says("no CUDA-capable device is detected")))
     assert found.code == "hidden" and found.mend == "unset CUDA_VISIBLE_DEVICES"
-
-
-def test_after_the_machine_slept() -> None:
-    found = only(replace(CUDA, resumed=True, said=says("initialization error")))
-    assert found.code == "resumed" and "slept" in found.what and found.mend == RELOAD
 
 
 @pytest.mark.parametrize(
@@ -188,3 +189,17 @@ def test_adapters_are_read_from_the_system(tmp_path: Path, monkeypatch: pytest.M
         Adapter("NVIDIA", "0000:06:00.0"),
     )
     assert find_adapters(tmp_path / "none") == ()
+
+
+def test_a_model_on_the_cpu_tells_of_the_gpu_it_could_have_had(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portable.engine.gpus.find_adapters", lambda: (RADEON, INTEL))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    said: list[str] = []
+    config = EngineConfig(smollm2, context=512, slots=1, threads=1)
+    options = ChatOptions(prompt="Hi", params=SamplingParams(max_tokens=1))
+    run(config, options, said.append)
+    (warning,) = [line for line in said if line.startswith("warning: ")]
+    assert "an AMD GPU is not used: llama.cpp is built without ROCm" in warning
+    assert examine(replace(config, gpu_layers=0), ()) == []  # as it was asked for

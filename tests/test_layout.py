@@ -54,6 +54,7 @@ THROUGH_THE_DOOR = {
     "portable/engine/dry_run.py",
     "portable/engine/embedding/pooled.py",
     "portable/engine/ggml.py",
+    "portable/engine/inspection.py",
     "portable/engine/kernels.py",
     "portable/engine/llama.py",
     "portable/engine/placement.py",

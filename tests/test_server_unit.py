@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from portable.engine import protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
+from portable.engine.findings import Finding
 from portable.engine.sequence import Delta, Usage
 from portable.errors import ModelFileError
 from portable.server.app import make_app
@@ -164,6 +165,18 @@ def test_loading_is_told_and_waited_for() -> None:
         assert asked.json["choices"][0]["message"]["content"] == "hello"
 
     play(script)
+
+
+def test_gpus_that_are_not_used_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    process = FakeProcess()
+    served = Served(ModelConfig(engine=process.config), process)
+    missed = Finding("no_backend", "an AMD GPU is not used", "build it")
+    slow = Finding("no_backend", "an Intel GPU is not used", note=True)
+    process.hear(protocol.Ready(INFO, "CPU", "{{ messages }}", [missed, slow]))
+    with caplog.at_level("INFO", "portable"):
+        served.tell()
+    warned = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warned == ["an AMD GPU is not used; build it"] and slow.what in caplog.messages
 
 
 def test_the_models_own_sampling_holds_for_those_who_waited_too() -> None:

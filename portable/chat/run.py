@@ -37,7 +37,8 @@ Say = Callable[[str], None]
 def run(config: EngineConfig, options: ChatOptions, say: Say) -> int:
     """Chat at the terminal, or answer one prompt from `options.prompt`, stdin or both.
 
-    Returns the exit code: 0, or 130 by Ctrl-C. `say` gets one line about what ran where. Raises
+    Returns the exit code: 0, or 130 by Ctrl-C. `say` gets a line about what ran where, and
+    one for each GPU that is there and not used. Raises
     PortableError when the model cannot be loaded or a single answer cannot be made.
     """
     try:
@@ -95,6 +96,8 @@ def _with_model(
                 f"{gguf.stem(config.model)}: {info.placement} ({service.offload_reason}),"
                 f" context {info.context} tokens, loaded in {info.load_seconds:.1f} s"
             )
+            for finding in (each for each in service.findings if not each.note):
+                say(f"warning: {finding}")
         params = options.params(info) if callable(options.params) else options.params
         return work(Answerer(service, streams, params, _template_options(options)))
     finally:

@@ -55,7 +55,8 @@ class Child:
         """Answer commands until the parent closes the pipe."""
         service = self._service
         self._pulse.follow(self._work)
-        self._send(protocol.Ready(service.info, service.offload_reason, service.template))
+        told = service.info, service.offload_reason, service.template, service.findings
+        self._send(protocol.Ready(*told))
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while (command := self._read()) is not None:
             if isinstance(command, protocol.Cancel):

@@ -95,7 +95,7 @@ class Facts:
 
     `backends` and `devices` are ggml's names and what they see, `said` is what it said while they
     were loaded; the backends `unloaded` are there as files, with the loader's words about them.
-    `resumed`: the machine slept since. `build` tells what builds llama.cpp with a backend.
+    `build` tells what builds llama.cpp with a backend.
     """
 
     backends: Sequence[str] = ()
@@ -104,7 +104,6 @@ class Facts:
     nvidia: Nvidia = field(default_factory=Nvidia)
     environment: Mapping[str, str] = field(default_factory=dict)
     container: bool = False
-    resumed: bool = False
     said: str = ""
     unloaded: Mapping[str, str] = field(default_factory=dict)
     pid: int = 0
@@ -190,9 +189,9 @@ def _cuda(name: str, facts: Facts) -> Finding:
             f"{name} is not used: {what}",
             "update NVIDIA's driver, or build with an older CUDA",
         )
-    if code == "resumed" or facts.resumed:
-        when = " after the machine slept" if facts.resumed else ""
-        return Finding("resumed", f"{name} is not used: CUDA does not start{when}: {said}", RELOAD)
+    if code == "resumed":
+        what = f"{name} is not used: CUDA does not start ({said}), as after the machine slept"
+        return Finding(code, what, RELOAD)
     mends = {"driver_mismatch": "restart the machine", "busy": "nvidia-smi shows who uses it"}
     what = f"CUDA says: {said}" if said else "CUDA sees no GPU"
     return Finding(code, f"{name} is not used: {what}", mends.get(code, "nvidia-smi must show it"))

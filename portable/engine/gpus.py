@@ -21,9 +21,7 @@ def look(
     backends: Sequence[str],
     devices: Sequence[Device],
     said: str = "",
-    *,
     folder: Path | None = None,
-    resumed: bool = False,
 ) -> Facts:
     """What is there, beside what llama.cpp has and sees and `said` of it.
 
@@ -37,7 +35,6 @@ def look(
         nvidia=nvidia.ask() if _may_have_nvidia(adapters, backends) else nvidia.Nvidia(),
         environment=os.environ,
         container=is_container(),
-        resumed=resumed,
         said=said,
         unloaded=dict(_unloaded(folder, backends)) if folder else {},
         pid=os.getpid(),

@@ -58,6 +58,7 @@ else:
     libggml = llama_cpp._lib
 
 __all__ = [
+    "BEGINNING",
     "LOG",
     "device_handle",
     "last_words",
@@ -73,6 +74,7 @@ __all__ = [
 _KINDS: dict[int, Kind] = {1: "gpu", 2: "igpu"}  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 _NUMA: list[str] = []  # ggml takes the first strategy only
 LOG: deque[str] = deque(maxlen=400)
+BEGINNING: list[str] = []  # what was said while the backends were loaded
 _listening: dict[int, list[str]] = {}
 
 
@@ -90,6 +92,12 @@ _log = lib.llama_log_callback(_remember)
 def start() -> None:
     """Before anything else is called; again does no harm."""
     lib.llama_log_set(_log, ctypes.c_void_p(0))
+    with listen() as said:
+        _start()
+    BEGINNING.extend(said)
+
+
+def _start() -> None:
     if not libggml.ggml_backend_reg_count():
         _load_backends(_folder)
     lib.llama_backend_init()

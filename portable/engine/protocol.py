@@ -9,6 +9,7 @@ import msgspec
 
 from portable import errors
 from portable.engine.backend import ModelInfo
+from portable.engine.findings import Finding
 from portable.engine.sequence import Delta, SamplingParams, Thinking
 
 HEADER = struct.Struct("<I")
@@ -133,6 +134,7 @@ class Ready(msgspec.Struct, tag=True):
     info: ModelInfo
     offload_reason: str
     template: str  # the chat template's text; "" where there is none
+    findings: list[Finding] = []
 
 
 class Accepted(msgspec.Struct, tag=True):

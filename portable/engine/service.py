@@ -16,6 +16,7 @@ from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.worker import Turn
 from portable.engine.engine import Engine
 from portable.engine.grammar import Grammars
+from portable.engine.inspection import examine
 from portable.engine.llama import Llama
 from portable.engine.prompt import Prompter, template_of
 from portable.engine.prompts.cache import PromptCache
@@ -57,6 +58,7 @@ class Service:
         self._draft = load_draft(self._llama, config, self.threads) if config.draft else None
         if config.draft:
             self.info = replace(self._llama.info(), draft=config.draft.name)
+        self.findings = examine(config, self.info.places)
         engine = Engine(
             self._llama, config, prompts=prompts, draft=self._draft, threads=self.threads
         )

@@ -15,6 +15,7 @@ import msgspec
 from portable.engine import death, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
+from portable.engine.findings import Finding
 from portable.engine.sequence import Delta
 from portable.errors import EngineError, NetworkError, PortableError, QueueFull
 from portable.platforms import own_group
@@ -45,6 +46,7 @@ class ModelProcess:
         self.info: ModelInfo | None = None
         self.offload_reason = ""
         self.template = ""
+        self.findings: list[Finding] = []
         self.progress = 0.0
         self.failure: PortableError | None = None
         self.ready = asyncio.Event()
@@ -295,7 +297,7 @@ class ModelProcess:
                 self.progress = event.fraction
             case protocol.Ready():
                 self.info, self.offload_reason = event.info, event.offload_reason
-                self.template, self.beat = event.template, None
+                self.template, self.findings, self.beat = event.template, event.findings, None
                 if self.restarts:
                     log.info("the model runs again: %s", event.offload_reason)
                 self._step_at = time.monotonic()

@@ -90,6 +90,8 @@ class Served:
         else:
             log.info("%s is ready in %.1f s: %s", self.id, info.load_seconds, info.placement)
             log.info("%s; context %d tokens", process.offload_reason, info.context)
+            for finding in process.findings:
+                log.log(logging.INFO if finding.note else logging.WARNING, "%s", finding)
             log.info("tool calls as %s: %s", self.speech.name, self.speech.reason)
 
     def sampling(self, said: Mapping[str, Any]) -> SamplingParams:

@@ -8,6 +8,7 @@ from portable.engine.embedding.embedder import Embedder
 from portable.engine.embedding.kind import kind_of
 from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.worker import at_once
+from portable.engine.inspection import examine
 from portable.engine.weights import Weights
 
 
@@ -24,6 +25,7 @@ class EmbeddingService:
         self._seconds = config.step_seconds
         self.threads = self.weights.spare_threads(config)
         self.info = self.weights.describe(self._pooled.context, kind_of(config).task)
+        self.findings = examine(config, self.info.places)
         self.offload_reason = self.weights.offload.reason
 
     def embedder(self) -> Embedder:

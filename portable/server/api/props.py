@@ -53,6 +53,7 @@ def _known(served: Served) -> dict[str, Any]:
         "layers": info.layers,
         "offloaded_layers": info.offloaded,
         "offload_reason": process.offload_reason,
+        "findings": [{"code": each.code, "message": str(each)} for each in process.findings],
         "load_seconds": round(info.load_seconds, 2),
     }
 
