@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,9 @@ from serving import ROOT, until
 class Worker:
     """`portable worker` on loopback, unless the arguments say otherwise."""
 
-    def __init__(self, *arguments: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
         descriptor, name = tempfile.mkstemp(prefix="portable-test-")
         self._said = Path(name)
         command = [sys.executable, "-P", "-m", "portable.cli", "worker", "--threads", "1"]
@@ -26,7 +28,7 @@ class Worker:
             [*prefix, *command, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=descriptor,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
             start_new_session=True,
         )
         os.close(descriptor)
@@ -68,9 +70,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Worker]:
+def worker(
+    *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
     """A worker that listens; `worker.endpoint` is for `--rpc`."""
-    made = Worker(*(arguments or ("--port", "0")), prefix=prefix)
+    made = Worker(*(arguments or ("--port", "0")), prefix=prefix, env=env)
     try:
         assert made.endpoint
         yield made

@@ -16,8 +16,8 @@ from portable.engine.rpc.endpoint import parts
 from portable.engine.rpc.lost import GUARD
 from portable.errors import Busy, EngineError, NetworkError, NotEnoughMemory, PortableError
 
-# What llama.cpp does with a worker that has just answered takes milliseconds.
-_PATIENCE = 5.0
+# Seconds for a worker that is just starting its server again.
+_PATIENCE = 2.0
 # ggml closes a connection that nothing uses and aborts if the next one fails: one backend a worker
 # holds it for this process's life, so that no other client comes between.
 _HELD: dict[str, int] = {}

@@ -133,5 +133,6 @@ def _connected(endpoint: str, seconds: float) -> _Line:
         raise NetworkError(f"--rpc {endpoint}: no machine of this name is known") from None
     except TimeoutError:
         raise NetworkError(
-            f"the worker {endpoint} does not answer", hint="is the machine on, and in this network?"
+            f"the worker {endpoint} does not answer",
+            hint="is the machine on and in this network? or others wait for its worker already",
         ) from None
