@@ -80,10 +80,14 @@ class Attention:
         numbers = value if isinstance(value, tuple) else (value,)
         return max((int(n) for n in numbers if isinstance(n, int)), default=0)
 
-    @property
-    def feed_forward(self) -> int:
-        experts = self.most("expert_used_count") * self.most("expert_feed_forward_length")
-        return max(self.most("feed_forward_length"), experts)
+    def numbers(self, recurrent: bool) -> int:
+        """Numbers that a token takes while it is computed, of the largest layer."""
+        every = self.most("attention.head_count")
+        kept = max((self._keys_row(n) + self._values_row(n) for n in range(self.layers)), default=0)
+        # Every head reads the compressed row as if it were its own key.
+        queries = (4 if self._is_latent else 2) * every * self._row(0, "key")
+        states = 6 * self.most("ssm.inner_size") if recurrent else 0
+        return max(queries + kept, states)
 
     @property
     def quantizes_cache(self) -> bool:

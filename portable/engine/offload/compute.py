@@ -1,6 +1,25 @@
-"""What llama.cpp reserves to compute a step in, estimated from the shape alone. Pure."""
+"""What llama.cpp reserves to compute a step in, estimated from the shape alone. Pure.
+
+Its allocator lets tensors take the place of those that are no longer needed, so that the largest
+moment counts. There are two: inside a layer, and at the logits behind the last one. A row (a token
+of the step) takes there, in numbers of 4 bytes,
+
+    inside a layer   5 times the width for what runs past the layer and for its norms, and
+                     7 times where experts are summed up; besides, whichever is more:
+                       feed forward: gate, up and their product, three times its length, once for
+                       each expert used; experts' results twice, one of the width for each;
+                       attention: queries and keys, and a score for each head and cell without
+                       flash attention;
+    at the logits    one for each word of the vocabulary, and 2 times the width.
+
+The mask of the attention has 2 bytes, 4 without flash attention, for each row and cell, and is
+there twice where some layers look back less far than others. `tests/test_offload_shape.py` compares
+all of this with what llama.cpp reserves for models of common sizes.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from portable.engine.offload.shape import Shape
 from portable.engine.offload.wish import Wish
@@ -8,15 +27,49 @@ from portable.engine.offload.wish import Wish
 _F32, _F16 = 4, 2
 
 
-def estimate(shape: Shape, wish: Wish, cells: int, *, output: bool, moved: int = 0) -> int:
-    """Bytes on one device; more where the `output` lies, which makes a row of logits a token.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one device computes: `layers` at all, the `output`, or with a matrix `moved` to it.
 
-    A GPU that computes long prompts for layers of the host has room for a matrix `moved` to it.
+    llama.cpp moves weights of the host, one after the other, to a GPU that reads a long prompt
+    sooner than the host does; `moved` is the size of the largest in bytes.
     """
-    rows = wish.rows
-    masks = rows * cells * (_F16 if wish.flash else _F32)
-    ends = (wish.outputs or rows) * shape.vocabulary * _F32 if output else 0
-    feed = max(1, shape.experts_used) * shape.width * 3 + 3 * shape.feed_forward
-    inner = rows * (4 * shape.width + feed) * _F32
-    scores = 0 if wish.flash else 2 * rows * cells * shape.heads * _F32
-    return int(masks + max(ends, inner + scores) + rows * shape.width * _F32) + moved
+
+    layers: bool
+    output: bool
+    moved: int = 0
+
+
+def estimate(shape: Shape, wish: Wish, cells: int, work: Work) -> int:
+    """Bytes of a device's compute buffer, with a KV cache of so many `cells`."""
+    rows = min(wish.rows, cells)
+    if shape.mask_kinds == 0:
+        cells = rows  # a text is seen whole, or not again
+    taken = _masks(shape, wish, rows, cells) + rows * shape.width * _F32
+    if work.layers:
+        taken += rows * _F32 * (4 * shape.width + _inner(shape, wish, cells))
+    if work.output:
+        logits = min(rows, wish.outputs or rows) * shape.logits
+        taken = max(taken, (logits + 2 * rows * shape.width) * _F32)
+    return taken + work.moved
+
+
+def logits(shape: Shape, wish: Wish) -> int:
+    """Bytes of the host's memory in which rows of logits are handed out."""
+    return (wish.outputs or wish.sequences) * shape.logits * _F32
+
+
+def _masks(shape: Shape, wish: Wish, rows: int, cells: int) -> int:
+    return max(1, shape.mask_kinds) * rows * cells * (_F16 if wish.flash else _F32)
+
+
+def _inner(shape: Shape, wish: Wish, cells: int) -> int:
+    """Numbers that a row takes inside a layer, beside what runs past it."""
+    used = shape.experts_used
+    feed = 3 * shape.feed_forward
+    summed = 0
+    if used:
+        feed = max(feed, 3 * used * shape.expert_width, 2 * used * shape.width)
+        summed = 2 * shape.width
+    scores = 0 if wish.flash else shape.heads * cells
+    return summed + max(feed, shape.attention + scores)

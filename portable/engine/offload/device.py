@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-GIB = 1 << 30
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 Kind = Literal["gpu", "igpu", "rpc", "cpu"]
+
+# Bytes that a plan leaves alone. A GPU's libraries take some hundred MB outside of llama.cpp's
+# buffers when they compute first, and a screen that is opened meanwhile takes its share. An
+# integrated GPU takes what is the host's, where the rest of this program grows while it answers:
+# grammars, texts, sockets. A worker on another machine has left room for itself before it answers.
+MARGINS: dict[Kind, int] = {"gpu": 512 * MIB, "igpu": 0, "rpc": 128 * MIB, "cpu": 256 * MIB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,3 @@ class Device:
     def __str__(self) -> str:
         memory = f"{self.free / GIB:.1f}/{self.total / GIB:.1f} GiB free"
         return f"{self.name} ({self.description}, {memory})"
-
-
-def margin(device: Device) -> int:
-    """Bytes that a plan leaves alone."""
-    return 256 * MIB if device.kind == "cpu" else 0 if device.kind == "igpu" else 512 * MIB

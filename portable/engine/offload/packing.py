@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 
-from portable.engine.config import KvType
-from portable.engine.offload.compute import estimate
+from portable.engine.offload.compute import Work, estimate, logits
 from portable.engine.offload.device import Device
-from portable.engine.offload.shape import KV_SHARE, Shape
+from portable.engine.offload.shape import KV_SHARE, CacheType, Shape
 from portable.engine.offload.wish import Wish
 
 # Where all layers have room, devices are filled alike, to the lowest of so many steps.
@@ -48,7 +47,7 @@ class Load:
     shape: Shape
     wish: Wish
     context: int
-    kv_type: KvType
+    kv_type: CacheType
     compute: Mapping[str, int] = field(default_factory=dict)
     experts_on_host: int = 0
     cache_on_host: bool = False
@@ -95,7 +94,7 @@ class Load:
         """Of the layers from `first` up to `last`, on a device to which a matrix may be `moved`."""
         weights, caches = self._sums
         cache = 0 if self.cache_on_host else caches[last] - caches[first]
-        compute = self._compute(device, output=last == self.units, moved=moved)
+        compute = self._compute(device, Work(first < self.units - 1, last == self.units, moved))
         return Share(device.name, last - first, weights[last] - weights[first], cache, compute)
 
     def host(self, device: Device, layers: int) -> Share:
@@ -106,7 +105,8 @@ class Load:
         held += sum(layer.experts for layer in self.shape.layers[first : self.experts_on_host])
         held += self.shape.input + self.wish.extra + (0 if layers else self.shape.host_output)
         cache = caches[-1] if self.cache_on_host else caches[first]
-        compute = self._compute(device, output=not layers)
+        compute = self._compute(device, Work(first > 0, not layers))
+        compute += logits(self.shape, self.wish)
         return Share(device.name, first, held, cache, compute)
 
     def moved(self, layers: int) -> int:
@@ -114,11 +114,9 @@ class Load:
         on_host = self.shape.layers[: max(self.units - layers, self.experts_on_host)]
         return max((layer.largest for layer in on_host), default=0)
 
-    def _compute(self, device: Device, *, output: bool, moved: int = 0) -> int:
+    def _compute(self, device: Device, work: Work) -> int:
         known = self.compute.get(device.name)
-        if known is not None:
-            return known
-        return estimate(self.shape, self.wish, self.cells, output=output, moved=moved)
+        return estimate(self.shape, self.wish, self.cells, work) if known is None else known
 
 
 @dataclass(frozen=True)
@@ -132,19 +130,28 @@ class Room:
     limits: Mapping[str, int]
     host: Device
 
-    def choices(self) -> Iterator[tuple[Device, ...]]:
-        """Devices that may be used together, best first: one, all of this machine, then others.
+    @property
+    def far(self) -> tuple[Device, ...]:
+        return tuple(device for device in self.devices if device.kind == "rpc")
 
-        A link between machines is slow.
+    @property
+    def local(self) -> Room:
+        own = tuple(device for device in self.devices if device.kind != "rpc")
+        return replace(self, devices=own)
+
+    def choices(self) -> Iterator[tuple[Device, ...]]:
+        """Devices that may be used together, best first: one, several of this machine, then others.
+
+        A link between machines is slow. Of each list every device has a layer, or the last ones do.
         """
-        local = tuple(device for device in self.devices if device.kind != "rpc")
+        local, far = self.local.devices, self.far
         for first in range(len(local) - 1, -1, -1):
             yield local[first : first + 1]
         for first in range(len(local) - 1):
             yield local[first:]
-        far = self.devices[: len(self.devices) - len(local)]
-        for first in range(len(far) - 1, -1, -1):
-            yield far[first:] + local
+        for start in range(len(far) - 1, -1, -1):
+            for first in range(len(local) + 1):
+                yield far[start:] + local[first:]
 
     def arrange(self, load: Load, layers: int) -> tuple[Share, ...] | None:
         """The last `layers` on devices, the rest on the host, at the end; None if too many."""
@@ -155,6 +162,10 @@ class Room:
                 if self._fits_host(whole):
                     return whole
         return None
+
+    def holds(self, load: Load, layers: int) -> bool:
+        """Whether the host has room when the last `layers` leave it."""
+        return load.host(self.host, layers).total <= self.limits[self.host.name]
 
     def _fits_host(self, shares: Sequence[Share]) -> bool:
         own = {device.name for device in self.devices if device.kind != "igpu"}
@@ -176,17 +187,21 @@ class Room:
         """Each device from the last one on as full as that `part` of its limit lets it be."""
         first = load.units - layers
         end, shares = load.units, list[Share]()
+        # A GPU of this machine computes for the host, too, and the first one does.
+        helper = next((device for device in devices if device.kind != "rpc"), None)
+        needed = {device.name for device in (helper, *devices[:1]) if device}
         for device in reversed(devices):
             limit = self.limits[device.name] * part
-            moved = load.moved(layers) if device is devices[0] and device.kind != "rpc" else 0
-            starts = range(first, end)
+            moved = load.moved(layers) if device is helper else 0
+            needed.discard(device.name)
+            starts = range(first + len(needed), end)
             start = bisect_left(
                 starts, True, key=lambda n: load.share(device, n, end, moved).total <= limit
             )
             if start < len(starts):
                 shares.insert(0, load.share(device, starts[start], end, moved))
                 end = starts[start]
-            elif device is devices[0]:
+            elif device in (helper, devices[0]):
                 return None
         return shares if end == first else None
 
@@ -196,15 +211,16 @@ class Room:
         """As `tensor_split` says, for the devices in their order."""
         if tuple(devices) != self.devices:
             return None
-        first, shares = load.units - layers, list[Share]()
-        moved = load.moved(layers)
+        first, shares, moved = load.units - layers, list[Share](), load.moved(layers)
         for device, count in zip(devices, counts(load.wish.tensor_split, layers)):
-            if count:
-                share = load.share(device, first, first + count, 0 if shares else moved)
-                if share.total > self.limits[device.name]:
-                    return None
-                shares.append(share)
-                first += count
+            if not count:
+                continue
+            share = load.share(device, first, first + count, moved if device.kind != "rpc" else 0)
+            if share.total > self.limits[device.name]:
+                return None
+            moved = moved if device.kind == "rpc" else 0
+            shares.append(share)
+            first += count
         return shares
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from portable.engine.config import KvType
-from portable.engine.offload.device import GIB, Device, margin
+from portable.engine.offload import words
+from portable.engine.offload.choice import room_for
+from portable.engine.offload.device import MIB, Device
 from portable.engine.offload.packing import Load, Room, Share
-from portable.engine.offload.shape import Shape
+from portable.engine.offload.shape import CacheType, Shape
 from portable.engine.offload.wish import Wish
-from portable.errors import NotEnoughMemory, UsageError
+from portable.errors import NotEnoughMemory
 
 # Tokens. Below the first a KV cache of half the size comes first; no context gets below the other.
-_SHORT, _LEAST_CONTEXT = 4096, 512
+SHORT_CONTEXT, LEAST_CONTEXT = 4096, 512
+
+Placed = tuple[Load, tuple[Share, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Plan:
     """
 
     context: int
-    kv_type: KvType
+    kv_type: CacheType
     slots: int
     gpu_layers: int
     tensor_split: tuple[float, ...]
@@ -47,121 +51,160 @@ def plan(
     devices: Sequence[Device],
     wish: Wish,
     compute: Mapping[str, int] | None = None,
-    unused: str = "no GPU is used",
+    unused: str = "",
+    quants: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Everything that is asked, as much of it on devices as has room.
+    """What is asked, with as many layers on devices as have room.
 
-    `devices` has the host among them; `compute` has what a dry run said of the buffers to compute
-    in, by device; `unused` says why there is no GPU. Tried in this order: a shorter context, down
-    to 4096 tokens, if none was asked; a KV cache of q8_0, if no type was; still shorter ones.
-    Raises NotEnoughMemory, and UsageError for devices that there are not.
+    `devices` has the host among them; `compute` has the bytes that a dry run said of the buffers to
+    compute in, by device; `unused` says why there is no GPU, and `quants` how many bytes the model
+    would take in other quantizations. What does not fit is tried with, in this order: a context of
+    4096 tokens at least, if none was asked; a KV cache of q8_0, if no type was; a shorter context
+    still. For each of these layers leave the host as long as there is room, see `_place`.
+    Raises NotEnoughMemory with what fits, and UsageError for devices that there are not.
     """
-    room, wish = _room(devices, wish)
+    room, wish = room_for(devices, wish)
     for context, kv_type in _contexts(shape, wish):
         load = Load(shape, wish, context, kv_type, compute or {})
-        if found := _place(load, room):
-            return _told(*found, room, unused)
-    raise _too_large(Load(shape, wish, *_least(shape, wish), compute or {}), room)
+        if placed := _place(load, room):
+            return _told(placed, room, unused)
+    least = Load(shape, wish, *_least(shape, wish), compute or {})
+    raise NotEnoughMemory(words.too_large(least, room), hint=_smaller(least, room, quants or {}))
 
 
-def _room(devices: Sequence[Device], wish: Wish) -> tuple[Room, Wish]:
-    """What may be used, in llama.cpp's order: other machines, then the GPUs of this one."""
-    host = next(device for device in devices if device.kind == "cpu")
-    usable = [device for device in devices if device.kind != "cpu"]
-    if wish.devices is not None:
-        names = {device.name: device for device in usable}
-        if missing := [name for name in wish.devices if name not in names]:
-            raise UsageError(
-                f"there is no device {', '.join(missing)}",
-                hint=f"there are: {', '.join(names) or 'none but the CPU'}",
-                param="device",
-            )
-        usable = [names[name] for name in wish.devices]
-    elif any(device.kind == "gpu" for device in usable):
-        usable = [device for device in usable if device.kind != "igpu"]
-    if wish.tensor_split and len(wish.tensor_split) != len(usable):
-        raise UsageError(
-            f"--tensor-split has {len(wish.tensor_split)} numbers for {len(usable)} devices",
-            hint="give one number for each device",
-            param="tensor_split",
-        )
-    order = sorted(range(len(usable)), key=lambda n: (usable[n].kind != "rpc", n == wish.main_gpu))
-    split = tuple(wish.tensor_split[n] for n in order) if wish.tensor_split else ()
-    asked = wish.gpu_layers != "auto"
-    limits = {d.name: max(0, d.free - (0 if asked else margin(d))) for d in usable}
-    limits[host.name] = max(0, host.free - margin(host))
-    room = Room(tuple(usable[n] for n in order), limits, host)
-    return room, replace(wish, tensor_split=split)
+def fits(shape: Shape, devices: Sequence[Device], wish: Wish) -> bool:
+    """Whether there is a plan at all."""
+    try:
+        plan(shape, devices, wish)
+    except NotEnoughMemory:
+        return False
+    return True
 
 
-def _contexts(shape: Shape, wish: Wish) -> Iterator[tuple[int, KvType]]:
+def step_down(shape: Shape, wish: Wish, tried: Plan) -> tuple[Wish, str] | None:
+    """The next smaller wish after a plan that ran out of memory, and what it gives up, in words.
+
+    Devices get a quarter less than they were given, until none has a layer, which moves experts to
+    the host first, then layers; then the KV cache gets shorter values, then the context shorter, as
+    far as nobody asked for them. None when nothing is left to give up.
+    """
+    if tried.gpu_layers:
+        caps = {share.device: _three_quarters(share.total) for share in tried.shares[:-1]}
+        given = ", ".join(f"{words.size(size)} on {name}" for name, size in caps.items())
+        return replace(wish, gpu_layers="auto", caps=wish.caps | caps), f"at most {given}"
+    if tried.kv_type == "f16" and _may_quantize(shape, wish):
+        most = min(tried.context, wish.default_context)
+        return replace(wish, kv_type="q8_0", default_context=most), "a KV cache of q8_0"
+    if wish.context or tried.context <= LEAST_CONTEXT:
+        return None
+    context = max(LEAST_CONTEXT, tried.context // 2)
+    return replace(wish, default_context=context), f"a context of {context}"
+
+
+def _three_quarters(count: int) -> int:
+    """Each step costs a load: what little is left in the end goes at once."""
+    return count * 3 // 4 if count > 512 * MIB else 0
+
+
+def _may_quantize(shape: Shape, wish: Wish) -> bool:
+    return wish.kv_type == "auto" and wish.flash and shape.quantizes_cache
+
+
+def _contexts(shape: Shape, wish: Wish) -> Iterator[tuple[int, CacheType]]:
     """Contexts and types of the KV cache, the best first."""
-    kv_type: KvType = "f16" if wish.kv_type == "auto" else wish.kv_type
-    may_shrink = wish.kv_type == "auto" and wish.flash and shape.quantizes_cache
-    context = wish.context or min(
-        shape.trained_context or wish.default_context, wish.default_context
-    )
+    kv_type: CacheType = "f16" if wish.kv_type == "auto" else wish.kv_type
+    context = wish.longest(shape)
     yield context, kv_type
-    while not wish.context and context > _SHORT:
-        context = max(_SHORT, context // 2)
+    while not wish.context and context > SHORT_CONTEXT:
+        context = max(SHORT_CONTEXT, context // 2)
         yield context, kv_type
-    if may_shrink:
+    if _may_quantize(shape, wish):
         kv_type = "q8_0"
         yield context, kv_type
-    while not wish.context and context > _LEAST_CONTEXT:
-        context = max(_LEAST_CONTEXT, context // 2)
+    while not wish.context and context > LEAST_CONTEXT:
+        context = max(LEAST_CONTEXT, context // 2)
         yield context, kv_type
 
 
-def _least(shape: Shape, wish: Wish) -> tuple[int, KvType]:
+def _least(shape: Shape, wish: Wish) -> tuple[int, CacheType]:
     *_, last = _contexts(shape, wish)
     return last
 
 
-def _place(load: Load, room: Room) -> tuple[Load, tuple[Share, ...]] | None:
-    """The most layers on devices; experts leave them before layers do, and layers before the cache.
+def _place(load: Load, room: Room) -> Placed | None:
+    """The most layers on devices, and if need be on other machines; None if it fits in no way.
 
-    None if it fits in no way, or not as it was asked.
+    Experts leave the devices before layers do, and layers before the KV cache: that goes when not
+    one layer has room beside its own.
     """
-    found = _with_experts(load, room)
-    if room.devices and (found is None or found[1][-1].layers >= load.units - 1):
-        # Not one layer has room beside its cache.
-        without = _with_experts(replace(load, cache_on_host=True), room)
-        if without and (found is None or without[1][-1].layers < load.units - 1):
+    if load.wish.gpu_layers == "auto" and load.wish.devices is None and room.far:
+        return _layers(load, room.local) or _fewest(load, room)
+    return _layers(load, room)
+
+
+def _layers(load: Load, room: Room) -> Placed | None:
+    placed = _most(load, room)
+    if room.devices and (placed is None or _is_bare(placed)):
+        without = _most(replace(load, cache_on_host=True), room)
+        if without and (placed is None or not _is_bare(without)):
             return without
-    return found
+    return placed
 
 
-def _with_experts(load: Load, room: Room) -> tuple[Load, tuple[Share, ...]] | None:
-    asked, most = _asked(load, room)
-    all_layers = len(load.shape.layers)
-    experts = range(all_layers + 1) if load.shape.has_experts and room.devices else range(1)
-    if isinstance(load.wish.cpu_moe, int):
-        experts = range(min(load.wish.cpu_moe, all_layers), min(load.wish.cpu_moe, all_layers) + 1)
-    for count in experts:
-        tried = replace(load, experts_on_host=count)
+def _is_bare(placed: Placed) -> bool:
+    """Whether no layer left the host, but the output perhaps."""
+    load, shares = placed
+    return shares[-1].layers >= load.units - 1
+
+
+def _most(load: Load, room: Room) -> Placed | None:
+    """As many layers as have room, or as were asked for.
+
+    All of them with as few experts on the host as can be, or fewer with as many as it can take.
+    """
+    fewest, most = _bounds(load, room)
+    ways = [replace(load, experts_on_host=count) for count in _experts(load, room)]
+    for tried in ways:
         if shares := room.arrange(tried, most):
             return tried, shares
-    fewest = most if asked else 0
-    tried = replace(load, experts_on_host=experts[-1])
     for layers in range(most - 1, fewest - 1, -1):
-        if shares := room.arrange(tried, layers):
-            return tried, shares
+        held = bisect_right(ways, False, key=lambda way: not room.holds(way, layers))
+        if held and (shares := room.arrange(ways[held - 1], layers)):
+            return ways[held - 1], shares
     return None
 
 
-def _asked(load: Load, room: Room) -> tuple[bool, int]:
-    """Whether a number of layers was asked for, and the most that may leave the host."""
-    layers = load.wish.gpu_layers
+def _fewest(load: Load, room: Room) -> Placed | None:
+    """As few layers on other machines as let the others stay on this one."""
+    load = replace(load, experts_on_host=_experts(load, room)[0])
+    for layers in range(1, load.units + 1):
+        if shares := room.arrange(load, layers):
+            return load, shares
+    return None
+
+
+def _bounds(load: Load, room: Room) -> tuple[int, int]:
+    asked = load.wish.gpu_layers
     if not room.devices:
-        return True, 0
-    if isinstance(layers, int):
-        return True, min(layers, load.units)
-    most = load.units if load.wish.most_layers is None else min(load.units, load.wish.most_layers)
-    return layers == "all" and load.wish.most_layers is None, most
+        return 0, 0
+    if asked == "auto":
+        return 0, load.units
+    most = load.units if asked == "all" else min(asked, load.units)
+    return most, most
 
 
-def _told(load: Load, shares: tuple[Share, ...], room: Room, unused: str) -> Plan:
+def _experts(load: Load, room: Room) -> Sequence[int]:
+    """Of how many layers the experts may stay on the host, fewest first."""
+    every, asked = len(load.shape.layers), load.wish.cpu_moe
+    if not load.shape.has_experts or not room.devices:
+        return (0,)
+    if asked == "auto":
+        return range(every + 1)
+    return (every if asked == "all" else min(asked, every),)
+
+
+def _told(placed: Placed, room: Room, unused: str) -> Plan:
+    load, shares = placed
     layers = load.units - shares[-1].layers
     return Plan(
         context=load.context,
@@ -172,15 +215,23 @@ def _told(load: Load, shares: tuple[Share, ...], room: Room, unused: str) -> Pla
         experts_on_host=load.experts_on_host if layers else 0,
         cache_on_host=load.cache_on_host,
         shares=shares,
-        reason=unused if not room.devices else f"{layers} of {load.units} layers on devices",
+        reason=words.reason(load, shares, room, unused),
     )
 
 
-def _too_large(load: Load, room: Room) -> NotEnoughMemory:
-    host = load.host(room.host, 0)
-    return NotEnoughMemory(
-        f"the model needs {host.total / GIB:.1f} GiB of memory"
-        f" ({host.weights / GIB:.1f} weights, {host.cache / GIB:.1f} context),"
-        f" {room.host.free / GIB:.1f} are free",
-        hint="try a smaller --context or a smaller --quant",
-    )
+def _smaller(load: Load, room: Room, quants: Mapping[str, int]) -> str:
+    """What would fit instead, as far as that is known here."""
+    shape, wish, devices = load.shape, load.wish, (*room.devices, room.host)
+    if wish.gpu_layers != "auto" and room.devices:
+        relaxed = replace(wish, gpu_layers="auto")
+        if fits(shape, devices, relaxed):
+            layers = plan(shape, devices, relaxed).gpu_layers
+            return f"{layers} layers fit: leave --gpu-layers out, or say {layers}"
+    if wish.context:
+        shorter = replace(wish, context=0, default_context=wish.context)
+        if fits(shape, devices, shorter):
+            return f"try --context {plan(shape, devices, shorter).context}"
+    for quant, size in sorted(quants.items(), key=lambda item: -item[1]):
+        if size < shape.size and fits(shape.of_size(size), devices, wish):
+            return f"--quant {quant} fits, which takes {words.size(size)}"
+    return "try a smaller --context or a smaller --quant, or close other programs"

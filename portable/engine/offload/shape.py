@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from portable.engine.offload.attention import Attention, is_recurrent
 from portable.errors import ModelFileError
 from portable.gguf import Head
 
+CacheType = Literal["f16", "q8_0", "q4_0"]
 # Bytes of a value of the KV cache, against f16.
-KV_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
+KV_SHARE: dict[CacheType, float] = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
 
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
 # As llama.cpp's --cpu-moe knows them.
@@ -47,7 +49,9 @@ class Shape:
 
     `input` stays on the host, `output` is what lies behind the last layer. An output matrix that is
     `tied` is the input's, and is there twice when the output lies on another device.
-    `heads`, `feed_forward` (numbers a token) and `experts_used` are the most of any layer.
+    Numbers that a token takes while it is computed are the most of any layer: `attention` for its
+    queries and keys, `feed_forward`, and `expert_width` for each of the `experts_used`. `logits`
+    are those that a row ends with.
     """
 
     architecture: str
@@ -57,8 +61,11 @@ class Shape:
     tied: bool
     vocabulary: int
     width: int
+    logits: int = 0
     heads: int = 0
+    attention: int = 0
     feed_forward: int = 0
+    expert_width: int = 0
     experts_used: int = 0
     trained_context: int = 0
     quantizes_cache: bool = True
@@ -77,10 +84,32 @@ class Shape:
     def has_experts(self) -> bool:
         return any(layer.experts for layer in self.layers)
 
-    def cache(self, kv_type: str = "f16", *, flash: bool = True) -> float:
+    def cache(self, kv_type: CacheType = "f16", *, flash: bool = True) -> float:
         """What a token takes in the KV cache."""
         total = sum(layer.cache + (0 if flash else layer.padding) for layer in self.layers)
         return total * KV_SHARE[kv_type]
+
+    @cached_property
+    def mask_kinds(self) -> int:
+        """Ways to look back at the KV cache; 0 without one."""
+        return len({bool(layer.window) for layer in self.layers if layer.cache})
+
+    def of_size(self, size: int) -> Shape:
+        """The same model in another quantization, as far as that changes all tensors alike."""
+
+        def scaled(count: int) -> int:
+            return count * size // max(1, self.size)
+
+        layers = tuple(
+            replace(
+                layer,
+                weights=scaled(layer.weights),
+                experts=scaled(layer.experts),
+                largest=scaled(layer.largest),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, input=scaled(self.input), output=scaled(self.output))
 
     @cached_property
     def state(self) -> int:
@@ -124,6 +153,7 @@ def shape_of(heads: Sequence[Head]) -> Shape:
     if not attention.architecture or not sizes.tensors:
         raise ModelFileError("the file holds no language model", hint="choose another file")
     tied = attention.generates and "output.weight" not in sizes.tensors
+    vocabulary = sizes.tensors.get("token_embd.weight", (0,))[0]
     count = max(attention.layers, max(sizes.layers, default=-1) + 1)
     return Shape(
         architecture=attention.architecture,
@@ -131,10 +161,14 @@ def shape_of(heads: Sequence[Head]) -> Shape:
         input=sizes.input,
         output=sizes.output + (sizes.embeddings if tied else 0),
         tied=tied,
-        vocabulary=sizes.tensors.get("token_embd.weight", (0,))[0],
+        vocabulary=vocabulary,
         width=attention.width,
+        logits=vocabulary if attention.generates else 0,
         heads=attention.most("attention.head_count"),
-        feed_forward=attention.feed_forward,
+        attention=attention.numbers(bool(sizes.recurrent)),
+        feed_forward=attention.most("feed_forward_length"),
+        expert_width=attention.most("expert_feed_forward_length")
+        or attention.most("feed_forward_length"),
         experts_used=attention.most("expert_used_count"),
         trained_context=attention.most("context_length"),
         quantizes_cache=attention.quantizes_cache,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from portable.engine.config import EngineConfig, GpuLayers, KvType
-from portable.gguf import MOST_LAYERS
+from portable.engine.offload.shape import Shape
 
 # llama.cpp rounds a context up to a multiple of this, and so do we.
 CELLS = 256
@@ -17,11 +16,12 @@ class Wish:
     """`context` counts tokens, which all slots share unless they are `apart`.
 
     0 asks for the most that is trained and fits, up to `default_context`. `devices` names those
-    that may be used, None is every one; `tensor_split` says in which proportion. `cpu_moe` is how
-    many layers' experts stay on the host. A step reads `step_tokens`, and one token of each slot.
-    `extra` bytes of the host's memory go to an adapter, a draft model and the like.
-    `outputs` bounds the rows of logits that a step makes, 0 is one for each of its tokens.
-    `most_layers` bounds what `auto` may choose: it is how `step_down` says that it was too much.
+    that may be used, None is every one; `tensor_split` says in which proportion, and `main_gpu`
+    which of them alone, counted from 0. `cpu_moe` is how many layers' experts stay on the host.
+    A step reads `step_tokens`, and one token of each slot; `outputs` bounds the rows of logits that
+    it makes, 0 is one for each of its tokens. `extra` bytes of the host's memory go to an adapter,
+    a draft model and the like. `what` is planned for, as users are told. `caps` are bytes of
+    devices that cannot be given more, whatever they say is free.
     """
 
     context: int = 0
@@ -29,16 +29,22 @@ class Wish:
     slots: int = 1
     step_tokens: int = 512
     apart: bool = False
-    kv_type: KvType | Literal["auto"] = "auto"
+    kv_type: KvType = "auto"
     flash: bool = True
     gpu_layers: GpuLayers = "auto"
     devices: tuple[str, ...] | None = None
     tensor_split: tuple[float, ...] = ()
     main_gpu: int | None = None
-    cpu_moe: int | Literal["auto"] = "auto"
+    cpu_moe: GpuLayers = "auto"
     extra: int = 0
     outputs: int = 0
-    most_layers: int | None = None
+    what: str = "the model"
+    caps: dict[str, int] = field(default_factory=dict)
+
+    def longest(self, shape: Shape) -> int:
+        """Tokens of the context that is wanted, whether it fits or not."""
+        most = self.default_context
+        return self.context or min(shape.trained_context or most, most)
 
     @property
     def rows(self) -> int:
@@ -70,7 +76,7 @@ def wish_of(config: EngineConfig, extra: int = 0) -> Wish:
         devices=config.devices,
         tensor_split=config.tensor_split,
         main_gpu=config.main_gpu,
-        cpu_moe=MOST_LAYERS if config.cpu_moe == "all" else config.cpu_moe,
+        cpu_moe=config.cpu_moe,
         extra=extra,
         outputs=max(config.rows, config.slots + config.keeps_prompts),
     )

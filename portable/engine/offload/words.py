@@ -1,0 +1,67 @@
+"""A plan in one line that its user understands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from portable.engine.offload.device import GIB
+from portable.engine.offload.packing import Load, Room, Share
+
+
+def size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
+def reason(load: Load, shares: Sequence[Share], room: Room, unused: str) -> str:
+    """Where the layers lie, and what was given up for it."""
+    layers = load.units - shares[-1].layers
+    if not layers:
+        place = _on_host(load, room, unused)
+    elif layers == load.units:
+        place = f"all {layers} layers on {_devices(shares)}"
+    else:
+        place = f"{layers} of {load.units} layers on {_devices(shares)}, which has room for no more"
+        if load.wish.gpu_layers != "auto":
+            place = f"{layers} of {load.units} layers on {_devices(shares)}, as asked"
+    return place + "".join(f"; {change}" for change in _changes(load, layers))
+
+
+def _on_host(load: Load, room: Room, unused: str) -> str:
+    if load.wish.gpu_layers == 0:
+        return "CPU, as asked by --gpu-layers 0"
+    if room.devices:
+        names = ", ".join(device.name for device in room.devices)
+        return f"CPU: {names} has no room for a layer"
+    return unused or "CPU"
+
+
+def _devices(shares: Sequence[Share]) -> str:
+    *used, _ = shares
+    if len(used) == 1:
+        return used[0].device
+    return ", ".join(f"{share.device} ({share.layers})" for share in used)
+
+
+def _changes(load: Load, layers: int) -> list[str]:
+    wish, said = load.wish, []
+    if layers and load.experts_on_host:
+        moved = min(load.experts_on_host, len(load.shape.layers))
+        said.append(f"the experts of {moved} layers stay on the CPU")
+    if load.cache_on_host:
+        said.append("the context stays on the CPU")
+    if load.kv_type != wish.kv_type and load.kv_type != "f16":
+        said.append(f"a KV cache of {load.kv_type}, for f16 has no room")
+    if load.context < wish.longest(load.shape):
+        said.append(f"a context of {load.context} tokens, for more has no room")
+    return said
+
+
+def too_large(load: Load, room: Room) -> str:
+    """What is needed in all, and what there is."""
+    whole = load.host(room.host, 0)
+    parts = f"{whole.weights / GIB:.1f} weights, {whole.cache / GIB:.1f} context, "
+    parts += f"{whole.compute / GIB:.1f} to compute in"
+    there = f"{room.limits[room.host.name] / GIB:.1f} of this machine's can be used"
+    for device in room.devices:
+        there += f", {room.limits[device.name] / GIB:.1f} of {device.name}"
+    return f"{load.wish.what} needs {size(whole.total)} of memory ({parts}); {there}"
