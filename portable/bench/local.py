@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from portable.bench.answer import Answer, Sample
 from portable.bench.machine import machine
 from portable.bench.options import BenchOptions
-from portable.bench.report import Report, level
+from portable.bench.report import Predicted, Report, level
 from portable.bench.run import WARM_UP_TOKENS, Run, Say
 from portable.bench.workload import Message
 from portable.engine.config import EngineConfig
 from portable.engine.sequence import Delta, SamplingParams
 from portable.engine.service import Service
 from portable.engine.worker import Streams
+from portable.fit.prediction import predict
 
 
 def bench_model(config: EngineConfig, options: BenchOptions, say: Say) -> Report:
@@ -36,7 +37,24 @@ def bench_model(config: EngineConfig, options: BenchOptions, say: Say) -> Report
         _measure(run, LocalModel(service, streams))
     finally:
         service.close()
-    return run.report()
+    report = run.report()
+    return replace(report, predicted=_predicted(config, options, report, say))
+
+
+def _predicted(
+    config: EngineConfig, options: BenchOptions, report: Report, say: Say
+) -> Predicted | None:
+    """What was foreseen of one client; what is in the cache is not read."""
+    alone = report.alone
+    foreseen = predict(config, say) if alone and alone.prompt_tokens else None
+    if not foreseen or not alone or not alone.prompt_tokens:
+        return None
+    cached = alone.cached_tokens or 0
+    return Predicted(
+        prompt_tokens=alone.prompt_tokens,
+        first=foreseen.prompt_seconds(alone.prompt_tokens - cached, cached),
+        decode_rate=foreseen.decode_rate(alone.prompt_tokens + options.max_tokens / 2),
+    )
 
 
 def _measure(run: Run, model: LocalModel) -> None:

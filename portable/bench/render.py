@@ -41,6 +41,7 @@ def render(report: Report) -> str:
         f"{report.prompt} prompts, at most {report.max_tokens} tokens an answer, greedy",
         _machine(report.machine),
         _table(report),
+        *_predicted(report),
         *_notes(report),
     ]
     return "\n".join(lines)
@@ -89,6 +90,23 @@ def _row(level: Level) -> list[str]:
 
 def _figure(value: float | None, digits: int) -> str:
     return _UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def _predicted(report: Report) -> list[str]:
+    """What `portable fit` says, and how much more or less that is than was measured."""
+    told, alone = report.predicted, report.alone
+    if not told or not alone:
+        return []
+    first = _against(told.first, alone.first_median, "s", 3)
+    rate = _against(told.decode_rate, alone.decode_rate, "tok/s", 1)
+    return [
+        f"predicted for 1 client, {told.prompt_tokens:.0f} prompt tokens: first {first}; {rate}"
+    ]
+
+
+def _against(told: float, measured: float | None, unit: str, digits: int) -> str:
+    off = f" ({told / measured - 1:+.0%})" if measured else ""
+    return f"{told:.{digits}f} {unit}{off}"
 
 
 def _notes(report: Report) -> list[str]:

@@ -64,6 +64,16 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What `portable fit` says of the first level with a single client: its prompts' median length,
+    the seconds to the first token and the tokens a second of the answer."""
+
+    prompt_tokens: float
+    first: float
+    decode_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """One run. `target` is a server's address or a model file's name, `started` is UTC, ISO 8601.
 
@@ -81,6 +91,12 @@ class Report:
     machine: Machine
     levels: tuple[Level, ...]
     warm_up_error: str | None = None
+    predicted: Predicted | None = None
+
+    @property
+    def alone(self) -> Level | None:
+        """The first level with a single client."""
+        return next((level for level in self.levels if level.clients == 1), None)
 
     @property
     def errors(self) -> int:

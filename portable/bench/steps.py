@@ -21,6 +21,7 @@ from portable.engine.engine import Engine
 from portable.engine.llama import Llama
 from portable.engine.sequence import SamplingParams
 from portable.errors import EngineError, UsageError
+from portable.fit.prediction import Prediction, predict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,8 @@ class Shape:
 class Cost:
     """Medians of the rounds. Rates are tokens a second of whole steps, `step` and `own` seconds.
 
-    `prefill_rate` is None for a crowd, which reads almost nothing.
+    `prefill_rate` is None for a crowd, which reads almost nothing. What `portable fit` says is
+    `predicted_`, of one stream.
     """
 
     streams: int
@@ -56,6 +58,8 @@ class Cost:
     decode_rate: float
     step: float
     own: float
+    predicted_prefill_rate: float | None = None
+    predicted_decode_rate: float | None = None
 
     @property
     def line(self) -> str:
@@ -64,7 +68,17 @@ class Cost:
         return (
             f"{self.streams} at depth {self.depth}: {read}answers {self.decode_rate:.1f} tok/s; "
             f"a step {1000 * self.step:.2f} ms, of it outside llama.cpp "
-            f"{1000 * self.own:.3f} ms ({self.own / self.step:.1%})"
+            f"{1000 * self.own:.3f} ms ({self.own / self.step:.1%}){self._predicted}"
+        )
+
+    @property
+    def _predicted(self) -> str:
+        read, answered = self.predicted_prefill_rate, self.predicted_decode_rate
+        if not read or not answered or not self.prefill_rate:
+            return ""
+        return (
+            f"; predicted: reads {read:.1f} ({read / self.prefill_rate - 1:+.0%}), "
+            f"answers {answered:.1f} ({answered / self.decode_rate - 1:+.0%})"
         )
 
 
@@ -110,8 +124,20 @@ def bench_steps(
         made = [bench.costs() for _ in range(options.requests)]
         info = llama.info()
     here = replace(here, threads=info.threads, placement=info.placement)
-    costs = tuple(_median(each) for each in zip(*made))
+    foreseen = predict(config, say)
+    costs = tuple(_beside(_median(each), shape, foreseen) for each in zip(*made))
     return Steps(model=config.model.name, machine=here, rounds=options.requests, costs=costs)
+
+
+def _beside(cost: Cost, shape: Shape, foreseen: Prediction | None) -> Cost:
+    """With what was foreseen of one stream."""
+    if not foreseen or cost.streams > 1:
+        return cost
+    return replace(
+        cost,
+        predicted_prefill_rate=shape.prompt / foreseen.prompt_seconds(shape.prompt, cost.depth),
+        predicted_decode_rate=foreseen.decode_rate(cost.depth + shape.answer / 2),
+    )
 
 
 class _Endless(Llama):

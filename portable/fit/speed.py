@@ -14,8 +14,9 @@ from portable.fit.work import Work
 from portable.tensortype import BY_ID
 
 BATCH: int = ENGINE["step_tokens"]
-# Norms, rotations, additions, gates and stores of one layer: what is neither product nor attention.
-_SMALL = 15
+# Norms, rotations, additions, gates and stores of one layer, and where its products wait for all
+# threads: counted in Qwen2's graph.
+_SMALL = 24
 # Tokens that attention is timed with; its time grows with them, and with the batch.
 _CELLS = 4096
 _BATCH_CELLS = 1024
@@ -36,7 +37,7 @@ def operations(work: Work, kv_type: str) -> list[Operation]:
     return found
 
 
-def decode_seconds(work: Work, times: Times, kv_type: str, depth: int) -> float:
+def decode_seconds(work: Work, times: Times, kv_type: str, depth: float) -> float:
     """One token, after `depth` others."""
     products = _products(work.matrices, times, 1) + _products(work.output, times, 1)
     looked = sum(min(depth, window or depth) for window in work.windows) / _CELLS
@@ -46,12 +47,15 @@ def decode_seconds(work: Work, times: Times, kv_type: str, depth: int) -> float:
     return products + attention + small + _STEP
 
 
-def prompt_seconds(work: Work, times: Times, kv_type: str, tokens: int) -> float:
-    """A prompt, until the first token of the answer is there."""
+def prompt_seconds(
+    work: Work, times: Times, kv_type: str, tokens: float, depth: float = 0
+) -> float:
+    """A prompt behind `depth` other tokens, until the first token of the answer is there."""
     products = _products(work.matrices, times, BATCH) * tokens / BATCH
     products += _products(work.output, times, 1)
     # A token looks back at half of the prompt on average, and at no more than the window.
-    looked = sum(tokens * min(tokens / 2, window or tokens) for window in work.windows)
+    back = depth + tokens / 2
+    looked = sum(tokens * min(back, window or back) for window in work.windows)
     timed = _attention(work, kv_type, BATCH)
     attention = looked / (BATCH * _BATCH_CELLS) * times[timed].seconds if timed else 0.0
     small = work.layers * _SMALL * times[Sum(work.width, BATCH)].seconds * tokens / BATCH
