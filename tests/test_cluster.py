@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -93,12 +94,12 @@ def test_more_requests_than_one_replica_takes_bring_another(cluster: Cluster) ->
     for client in clients:
         client.start()
     try:
-        until(lambda: both_answer(cluster), 40)
+        until(lambda: cluster.ask("states") == {"RUNNING": 2}, 60)
     finally:
         enough.set()
         for client in clients:
             client.join()
-    assert len(cluster.replicas) == 2
+    until(lambda: both_answer(cluster))
 
 
 def test_a_session_stays_where_it_was_read(cluster: Cluster) -> None:
@@ -154,6 +155,13 @@ def test_who_leaves_takes_the_request_along(cluster: Cluster, stream: bool) -> N
         connection.sendall(head.encode() + b"\r\n" + body)
         until(lambda: running(cluster, session["x-session-id"]) == 1)
     until(lambda: running(cluster, session["x-session-id"]) == 0)
+
+
+def test_metrics_are_those_of_all_replicas(cluster: Cluster) -> None:
+    said = cluster.client.get("/metrics")
+    assert said.status_code == 200 and said.headers["content-type"].startswith("text/plain")
+    loaded = re.findall(r'^portable_model_loaded{.*replica="(\w+)"} 1.0$', said.text, re.M)
+    assert sorted(loaded) == sorted(cluster.replicas)
 
 
 def test_errors_keep_their_shape(cluster: Cluster) -> None:

@@ -16,6 +16,7 @@ import click
 import httpx2
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 from ray.serve.exceptions import BackPressureError
@@ -26,6 +27,7 @@ from serving import CHAT, ROOT, asking, check_error
 from portable.cluster import app
 from portable.cluster.build import settled
 from portable.cluster.ingress import Ingress
+from portable.cluster.metrics import merged
 from portable.cluster.router import BOUND, SessionRouter
 from portable.cluster.server import Server
 from portable.cluster.session import Session, session
@@ -254,6 +256,21 @@ def test_without_a_key_only_this_machine_is_served() -> None:
     key = {"authorization": "Bearer k"}
     served = Servers(([head(), part(b"{}")], None))
     assert ask(served, client="10.0.0.9", headers=key, api_keys=("k",)).status_code == 200
+
+
+def test_metrics_of_replicas_are_told_apart() -> None:
+    def told(count: int) -> str:
+        registry = CollectorRegistry()
+        Counter("asked", "Requests.", ["model"], registry=registry).labels('a"b').inc(count)
+        Histogram("took", "Seconds.", buckets=[1], registry=registry).observe(count)
+        return generate_latest(registry).decode()
+
+    lines = merged({"r1": told(1), "r2": told(2)}).decode().splitlines()
+    assert lines.count("# TYPE asked_total counter") == 1
+    assert 'asked_total{model="a\\"b",replica="r1"} 1.0' in lines
+    assert 'asked_total{model="a\\"b",replica="r2"} 2.0' in lines
+    assert 'took_bucket{le="1.0",replica="r2"} 0.0' in lines
+    assert merged({}) == b""
 
 
 def test_args_are_serves_flags_and_how_many_replicas() -> None:

@@ -7,15 +7,18 @@ import logging
 import re
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Mount
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from portable.cluster.metrics import merged
 from portable.cluster.router import BOUND
 from portable.cluster.session import session
 from portable.errors import EngineError, InvalidRequest, PortableError, QueueFull
@@ -32,6 +35,7 @@ _SCOPE: tuple[str, ...] = ("type", "http_version", "method", "scheme", "path", "
 _SCOPE += ("query_string", "root_path", "headers", "client", "server")
 _BY_HAND = re.compile(r"(/api(/v1)?)?/models/(un)?load(/.*)?")
 _TRIES = 2
+_SECONDS = 5.0
 
 
 class Ingress:
@@ -44,17 +48,22 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Ray asks for it once."""
         return Starlette(
-            routes=[Mount("/", self._pass_on)],
-            # The replicas have it, too; here it refuses before a body is read.
-            middleware=[Middleware(Guard, config=self._config)],
+            routes=[Route("/metrics", self._metrics), Mount("/", self._pass_on)],
+            # The replicas have the guard, too; here it refuses before a body is read.
+            middleware=[Middleware(Guard, config=self._config), Middleware(_Local, self._config)],
             exception_handlers=HANDLERS,
         )
 
+    async def _metrics(self, _: Request) -> Response:
+        """All replicas': whom a request for them would reach is chance."""
+        try:
+            told = await self._servers.broadcast("metrics").results_async(timeout_s=_SECONDS)
+        except (RayError, RayServeException, TimeoutError) as error:
+            log.warning("metrics of all replicas: %s", type(error).__name__)
+            raise EngineError("not all replicas answered", hint="ask again") from None
+        return Response(merged(dict(told)), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._is_stranger(scope):
-            message = "without an API key only this machine is served"
-            refusal = refuse(403, message, code="api_key_required")
-            return await refusal(scope, receive, send)
         if _BY_HAND.fullmatch(scope["path"]):
             raise InvalidRequest("a replica loads a model when it is asked for: ask for it")
         body = await Request(scope, receive).body()
@@ -67,12 +76,25 @@ class Ingress:
         while not await answer.passed_on(servers.answer.remote(asked, body)):
             log.warning("a replica died; its request is sent again")
 
-    def _is_stranger(self, scope: Scope) -> bool:
-        """Ray Serve may listen to anybody, whatever address we were told."""
-        config, client = self._config, scope["client"]
-        if config.api_keys or config.insecure or scope["path"] in PUBLIC:
-            return False
-        return not (client and ipaddress.ip_address(client[0]).is_loopback)
+
+class _Local:
+    """Without a key only this machine is served: Ray may listen to anybody."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        self._app = app
+        self._open = bool(config.api_keys) or config.insecure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and not self._may(scope):
+            message = "without an API key only this machine is served"
+            app = refuse(403, message, code="api_key_required")
+        await app(scope, receive, send)
+
+    def _may(self, scope: Scope) -> bool:
+        client = scope["client"]
+        known = client and ipaddress.ip_address(client[0]).is_loopback
+        return bool(self._open or known or scope["path"] in PUBLIC)
 
 
 class _Answer:

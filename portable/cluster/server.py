@@ -28,7 +28,7 @@ class Server:
         self, flags: Flags, config: ServerConfig
     ) -> None:
         logs.join(config.log_format, config.log_level)
-        self._id = serve.get_replica_context().replica_tag.encode()
+        self._id = serve.get_replica_context().replica_tag
         try:
             wanted = await asyncio.to_thread(models, _with_threads(flags))
             self._app = make_app(wanted, config, self._begin)
@@ -48,13 +48,17 @@ class Server:
 
     def _headers(self, said: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Which replica answers, and what is not said again on the way."""
-        return [*((k, v) for k, v in said if k not in _SAID_AGAIN), (REPLICA, self._id)]
+        return [*((k, v) for k, v in said if k not in _SAID_AGAIN), (REPLICA, self._id.encode())]
 
     def check_health(self) -> None:
         """Ray replaces a replica for which this raises."""
         process = self._fleet.default.process
         if process.gone.is_set():
             raise RuntimeError(f"the model cannot be kept running: {process.failure}")
+
+    def metrics(self) -> tuple[str, str]:
+        """This replica's id, and what it tells Prometheus."""
+        return self._id, self._app.state.portable.metrics.render().decode()
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """The answer to one request, as ASGI messages. Whoever stops reading has left."""
