@@ -62,8 +62,8 @@ def _show(report: Report) -> None:
     width = console.width if console.is_terminal else 0
     for finding in report.findings:
         head, *more = lines(finding, width)
-        status = Text(f"{finding.status:5}", _COLOURS[finding.status])
-        console.print(status + head, soft_wrap=True)
+        status = (f"{finding.status:5}", _COLOURS[finding.status])
+        console.print(Text.assemble(status, head), soft_wrap=True)
         for line in more:
             console.print(Text(line), soft_wrap=True)
     console.print(
@@ -84,7 +84,7 @@ def lines(finding: Finding, width: int) -> list[str]:
     margin = " " * _INDENT
     parts = [(f"{finding.name:14} ", finding.found)]
     if finding.mend:
-        parts.append((margin, finding.mend))
+        parts.append((margin[:-3] + "-> ", finding.mend))
     shown = []
     for before, text in parts:
         room = width - _INDENT if width > 2 * _INDENT else 0

@@ -71,7 +71,8 @@ def _instructions(chip: Processor, compiled: Mapping[str, str] | None, rebuild: 
             "build it on this machine",
             rebuild,
         )
-    if unused := [key for key in _WORTH if key in chip.instructions - built]:
+    covered = {"AVX_VNNI"} if "AVX512_VNNI" in built else set()  # wider, and the same
+    if unused := [key for key in _WORTH if key in chip.instructions - built - covered]:
         return Finding(
             name,
             "WARN",
