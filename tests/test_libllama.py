@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serving import model_file
+from serving import model_file, running
 
 from portable.engine import death, libllama, processor
 from portable.engine.death import Cause
@@ -71,6 +71,27 @@ def test_commands_end_with_one_line_that_names_the_doctor(fake: Fake, command: s
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("portable: ")]
     assert "(SIGILL)" in line and "portable doctor" in line
     assert "Traceback" not in done.stderr
+
+
+@compiled
+def test_a_servers_child_that_dies_of_it_is_started_only_once(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(ILLEGAL)
+    monkeypatch.setenv("PORTABLE_LLAMA_LOADED", libllama._key())  # as if it had worked before
+    with running(ready=False) as server:
+        assert server.ended() == 70
+        (line,) = [x for x in server.log.splitlines() if x.startswith("portable: ")]
+        assert "(SIGILL)" in line and "portable doctor" in line
+        assert "Traceback" not in server.log and "starting it again" not in server.log
+
+
+def test_what_runs_no_model_loads_no_llama_cpp() -> None:
+    """So that it works beside one that is broken, and starts sooner."""
+    rooms = "auto, catalogue, cli, doctor, facts, fit, hub, obtain, report, shelf, store, verify"
+    code = f"import sys; from portable import {rooms}; import portable.server.run, convert.pipeline"
+    done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('llama_cpp' in sys.modules)"])
+    assert done.returncode == 0
 
 
 @compiled

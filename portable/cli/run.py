@@ -138,10 +138,15 @@ def written(path: Path, text: str) -> None:
 
 
 def obtained(source: Source) -> Model:
-    """The GGUF to run, downloaded and converted first if need be."""
+    """The GGUF to run, downloaded and converted first if need be.
+
+    Raises EngineError before that where llama.cpp cannot run.
+    """
+    from portable.engine import libllama
     from portable.obtain import obtain
     from portable.progress import progress
 
+    libllama.check()
     with progress(quiet=source.quiet) as report:
         found = obtain(
             source.model,

@@ -13,9 +13,10 @@ import sys
 
 import msgspec
 
-from portable.engine.kernels import Attention, Matrix, Operation, Request, rates
+from portable.engine.kernels import Attention, Matrix, Operation, Request
 from portable.engine.libllama import Library
 from portable.engine.native import LOG, lib, libggml, list_devices, start
+from portable.engine.timer import rates
 
 # ggml's numbers of F16, Q4_0, Q8_0 and Q4_K: each has kernels of its own.
 _TYPES = (1, 2, 8, 12)

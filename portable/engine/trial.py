@@ -15,6 +15,16 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from portable.engine.attempt import (
+    Failed,
+    Generated,
+    Loaded,
+    Prompts,
+    Request,
+    Result,
+    Skipped,
+    Tokens,
+)
 from portable.engine.config import EngineConfig
 from portable.engine.llama import Llama
 from portable.engine.prompt import template_of
@@ -23,7 +33,6 @@ from portable.engine.template import Message
 from portable.engine.vocabulary import Outline
 from portable.errors import NonFiniteLogits, NotEnoughMemory, PortableError, UnsupportedModel
 
-STEPS = ("load", "tokens", "template", "generation")
 USER = {"role": "user", "content": "What is 2 + 3? 你好！"}
 CONVERSATION = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -31,51 +40,6 @@ CONVERSATION = [
     {"role": "assistant", "content": "It is 5."},
     {"role": "user", "content": "Thanks! And 10?"},
 ]
-
-
-class Request(msgspec.Struct):
-    """`texts` are to be tokenized: each a text, and whether it is framed by the model's own tokens.
-
-    `generate` tokens are decoded; 0 leaves that step out.
-    """
-
-    model: str
-    texts: list[tuple[str, bool]] = []
-    generate: int = 0
-
-
-class Loaded(msgspec.Struct, tag=True):
-    """The file's structure is one that llama.cpp runs."""
-
-    architecture: str
-    parameters: int
-
-
-class Tokens(msgspec.Struct, tag=True):
-    ids: list[list[int]]
-
-
-class Prompts(msgspec.Struct, tag=True):
-    """What the chat template made, as text and as ids; `refused` are its words against a system
-    prompt. Without prompts the model has no template."""
-
-    prompts: list[tuple[str, list[int]]]
-    refused: str = ""
-
-
-class Generated(msgspec.Struct, tag=True):
-    tokens: int
-
-
-class Skipped(msgspec.Struct, tag=True):
-    reason: str
-
-
-class Failed(msgspec.Struct, tag=True):
-    reason: str
-
-
-Result = Loaded | Tokens | Prompts | Generated | Skipped | Failed
 
 
 def trials(request: Request, send: BinaryIO) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 from portable.engine import death
-from portable.engine.trial import STEPS, Failed, Request, Result
+from portable.engine.attempt import STEPS, Failed, Request, Result
 
 SECONDS = 600.0
 _decode = msgspec.json.Decoder(Result).decode

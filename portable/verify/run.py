@@ -9,7 +9,7 @@ from pathlib import Path
 from convert.readback import read_tensors
 from convert.vocab.reference import Reference, Sample
 from portable import gguf
-from portable.engine.trial import (
+from portable.engine.attempt import (
     STEPS,
     Failed,
     Generated,
