@@ -35,6 +35,7 @@ from portable.server.model import ModelProcess
 
 ASK = "Name five fruits."
 LAYERS = 31  # with the output
+USING = {"gpu_layers": "all"}  # what fits this machine would stay on it
 
 
 def computed(**config: Any) -> tuple[npt.NDArray[np.float32], Buffers]:
@@ -58,7 +59,8 @@ def test_layers_give_the_same_numbers_wherever_they_lie() -> None:
     with worker() as one, worker() as two:
         for endpoints in ((one.endpoint,), (one.endpoint, two.endpoint)):
             for layers in ("all", 1, 10):
-                there, places = computed(rpc=endpoints, gpu_layers=layers)
+                split = (1.0,) * len(endpoints)
+                there, places = computed(rpc=endpoints, gpu_layers=layers, tensor_split=split)
                 assert np.array_equal(there, local), (endpoints, layers)
                 away = {name: n for name, n in places.layers.items() if name != HOST}
                 count = LAYERS if layers == "all" else layers
@@ -72,9 +74,9 @@ def test_layers_give_the_same_numbers_wherever_they_lie() -> None:
 
 def test_weights_cross_the_network_once_with_a_cache(tmp_path: Any) -> None:
     with worker("--port", "0", "--cache", env={"PORTABLE_HOME": str(tmp_path)}) as lent:
-        once, _ = computed(rpc=(lent.endpoint,))
+        once, _ = computed(rpc=(lent.endpoint,), gpu_layers="all")
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "tensors").iterdir()}
-        again, _ = computed(rpc=(lent.endpoint,))
+        again, _ = computed(rpc=(lent.endpoint,), gpu_layers="all")
         assert np.array_equal(once, again)
         # Only tensors of more than 10 MiB: of this model, that is the output.
         assert len(kept) == 1
@@ -89,7 +91,7 @@ def answer(server: Server) -> str:
 
 
 def test_a_worker_that_dies_is_named_and_done_without_until_it_is_back() -> None:
-    with worker() as lent, running({"rpc": [lent.endpoint]}) as server:
+    with worker() as lent, running(USING | {"rpc": [lent.endpoint]}) as server:
         before = answer(server)
         assert "layers -> RPC0" in server.meta()["placement"]
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="EMPTY", max_retries=0)
@@ -119,7 +121,7 @@ def test_a_worker_that_dies_is_named_and_done_without_until_it_is_back() -> None
 
 
 def test_a_worker_that_hangs_is_lost_after_a_while() -> None:
-    with worker() as lent, running({"rpc": [lent.endpoint], "rpc_seconds": 2}) as server:
+    with worker() as lent, running(USING | {"rpc": [lent.endpoint], "rpc_seconds": 2}) as server:
         before = answer(server)
         reader = Reader(server)
         lent.child.suspend()
@@ -135,7 +137,7 @@ def test_one_of_two_workers_is_enough() -> None:
     with (
         worker() as one,
         worker() as two,
-        running({"rpc": [one.endpoint, two.endpoint]}) as server,
+        running(USING | {"rpc": [one.endpoint, two.endpoint], "tensor_split": [1, 1]}) as server,
     ):
         before = answer(server)
         assert all(f"layers -> RPC{n}" in server.meta()["placement"] for n in (0, 1))
@@ -206,9 +208,11 @@ async def until_started(model: Lives, count: int) -> None:
 
 # --- the command line ---
 
+PORTABLE = [sys.executable, "-P", "-m", "portable.cli"]
+
 
 def portable(*arguments: str, prefix: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*(prefix or []), sys.executable, "-P", "-m", "portable.cli", *arguments]
+    command = [*(prefix or []), *PORTABLE, *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
@@ -220,7 +224,7 @@ def chat(*arguments: str, prefix: list[str] | None = None) -> subprocess.Complet
 
 
 def test_what_is_wrong_with_a_worker_is_said_before_anything_is_loaded() -> None:
-    with worker() as lent, running({"rpc": [lent.endpoint]}):
+    with worker() as lent, running(USING | {"rpc": [lent.endpoint]}):
         for command, endpoint, code, words in (
             ("chat", lent.endpoint, 6, "another client's"),
             ("chat", "nonsense", 2, "no HOST:PORT"),
@@ -236,28 +240,11 @@ def test_what_is_wrong_with_a_worker_is_said_before_anything_is_loaded() -> None
 def test_chat_says_which_worker_is_lost_and_ends() -> None:
     with worker() as lent:
         local = chat("--no-stats")
-        assert chat("--rpc", lent.endpoint, "--no-stats").stdout == local.stdout != ""
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "portable.cli",
-            "chat",
-            str(model_file()),
-            "Tell me a long story.",
-        ]
-        command += [
-            "--rpc",
-            lent.endpoint,
-            "--threads",
-            "1",
-            "--max-tokens",
-            "4000",
-            "--prompt-cache",
-            "off",
-        ]
+        away = ["--rpc", lent.endpoint, "--gpu-layers", "all"]
+        assert chat(*away, "--no-stats").stdout == local.stdout != ""
+        flags = ["--threads", "1", "--max-tokens", "4000", "--prompt-cache", "off", *away]
         with subprocess.Popen(
-            command,
+            [*PORTABLE, "chat", str(model_file()), "Tell me a long story.", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -275,7 +262,7 @@ def test_chat_says_which_worker_is_lost_and_ends() -> None:
 
 def test_serve_takes_workers_from_its_flags_and_the_environment() -> None:
     with worker() as lent:
-        flags = [str(model_file()), "--port", "0", "--threads", "1"]
+        flags = [str(model_file()), "--port", "0", "--threads", "1", "--gpu-layers", "all"]
         with cli(*flags, env={"PORTABLE_RPC": lent.endpoint}) as server:
             until(server.is_ready, 60)
             assert f"worker {lent.endpoint}: " in server.log

@@ -36,7 +36,7 @@ from portable.engine.offload.shape import shape_of
 from portable.engine.placement import chosen, model_params, set_rope
 from portable.engine.places import Place, places
 from portable.engine.processor import processor
-from portable.engine.rpc.devices import blamed, connect
+from portable.engine.rpc.devices import blamed, connect, without_some
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory
@@ -70,6 +70,7 @@ class Weights(Vocabulary):
         start()
         use_numa(config.numa)
         missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
+        config = without_some(config) if missing else config
         devices, backends = list_devices(config.rpc)
         self.devices = chosen(devices, config)
         self._path, self._workers = config.model, config.rpc

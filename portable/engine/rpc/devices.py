@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from portable.engine.config import EngineConfig
 from portable.engine.native import libggml
 from portable.engine.rpc import hello
 from portable.engine.rpc.alive import keep_asking
@@ -43,6 +45,12 @@ def connect(endpoints: Sequence[str]) -> tuple[PortableError, ...]:
         GUARD.install(_HELD)
         keep_asking({parts(endpoint)[1] for endpoint in _HELD})
     return tuple(missing)
+
+
+def without_some(config: EngineConfig) -> EngineConfig:
+    """What is asked, where a worker is missing: shares and numbers of devices mean others then."""
+    names = tuple(name for name in config.devices or () if not name.lower().startswith("rpc"))
+    return replace(config, tensor_split=(), main_gpu=None, devices=names or None)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def _useless(endpoint: str, error: Exception) -> NetworkError:
         return NetworkError(f"the worker {endpoint} cannot be reached: {error.strerror}")
     return NetworkError(
         f"what listens at {endpoint} is no worker of this version",
-        hint="the same version of portable on both machines; behind an SSH tunnel, a worker",
+        hint="run the same portable on both machines; behind an SSH tunnel, is the worker running?",
     )
 
 
