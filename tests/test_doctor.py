@@ -40,6 +40,7 @@ from portable.doctor.power import Power
 from portable.doctor.report import conclude
 from portable.doctor.system import System
 from portable.doctor.tools import Tools
+from portable.engine import build
 from portable.engine.adapters import Adapter
 from portable.engine.build import Target
 from portable.engine.cores import Cores
@@ -157,7 +158,7 @@ def test_memory(facts: Memory, status: str, words: list[str]) -> None:
         (
             Installed(BUILT, ("rich>=15",)),
             "FAIL",
-            ["not installed: rich>=15", "pip install rich>=15"],
+            ["not installed: rich>=15", 'pip install "rich>=15"'],
         ),
         (Installed(Cause("SIGILL")), "FAIL", ["cannot run here: SIGILL", REBUILD]),
         (Installed(Cause("no libgomp", "apt install libgomp1")), "FAIL", ["apt install libgomp1"]),
@@ -167,6 +168,15 @@ def test_llama_cpp(facts: Installed, status: str, words: list[str]) -> None:
     found = only(library.judge(facts, REBUILD), status, *words)
     if "libgomp" in found.found:
         assert not found.command, "building it again would not help"
+
+
+def test_packages_are_told_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = ["rich>=15,<16", "no-such-thing>=1", "pytest; extra == 'dev'"]
+    monkeypatch.setattr(build, "requirements", lambda: needed)
+    found = library.gather()
+    assert found.missing == ("no-such-thing>=1",) and list(found.versions) == ["rich"]
+    first = next(library.judge(dataclasses.replace(found, missing=()), REBUILD))
+    assert first.found == f"rich {found.versions['rich']}"
 
 
 CUDA = Target("cuda", ("86",))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from portable.doctor.finding import Finding
 from portable.engine import build, libllama
@@ -15,16 +15,26 @@ from portable.engine.libllama import Library
 
 @dataclass(frozen=True)
 class Installed:
-    """`missing` are required packages that are not installed; `pin` is the llama-cpp-python that
-    this program is made for, as pip names it."""
+    """`versions` of required packages by name, `missing` those that are not installed; `pin` is the
+    llama-cpp-python that this program is made for, as pip names it."""
 
     library: Library | Cause
     missing: tuple[str, ...] = ()
     pin: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather() -> Installed:
-    return Installed(libllama.look(), tuple(_missing()), build.pin())
+    versions: dict[str, str] = {}
+    missing = []
+    for requirement in build.requirements():
+        name = re.match(r"[\w.-]+", requirement)
+        if name and "extra ==" not in requirement:
+            try:
+                versions[name[0]] = importlib.metadata.version(name[0])
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(requirement.partition(";")[0].strip())
+    return Installed(libllama.look(), tuple(missing), build.pin(), versions)
 
 
 def judge(facts: Installed, rebuild: str) -> Iterator[Finding]:
@@ -35,8 +45,11 @@ def judge(facts: Installed, rebuild: str) -> Iterator[Finding]:
             "FAIL",
             f"not installed: {', '.join(facts.missing)}",
             "install them",
-            f"{build.installer()} {' '.join(facts.missing)}",
+            " ".join([build.installer(), *(f'"{name}"' for name in facts.missing)]),
         )
+    elif facts.versions:
+        named = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+        yield Finding("packages", "OK", named)
     found = facts.library
     if isinstance(found, Cause):
         again = "" if found.mend else rebuild
@@ -62,14 +75,3 @@ def _backends(found: Library) -> Finding:
     """Those of ggml's registry: compiled in, or loaded from files of their own."""
     devices = ", ".join(map(str, found.devices)) or "no GPU"
     return Finding("backends", "OK", f"{', '.join(found.backends)}; they see {devices}")
-
-
-def _missing() -> Iterator[str]:
-    for requirement in build.requirements():
-        name = re.match(r"[\w.-]+", requirement)
-        if "extra ==" in requirement or name is None:
-            continue
-        try:
-            importlib.metadata.distribution(name[0])
-        except importlib.metadata.PackageNotFoundError:
-            yield requirement.partition(";")[0].strip()
