@@ -40,13 +40,15 @@ def application(most: int) -> dict[str, Any]:
         "flash_attention": "off",
         "prompt_cache": "off",
     }
+    # Two ingresses, which know nothing of each other, find the same replica.
+    options = {"Server": {"autoscaling_config": scaling}, "Ingress": {"num_replicas": 2}}
     return {
         "name": "portable",
         "import_path": "portable.cluster:app",
         "args": args,
         "deployments": [
-            {"name": name, "graceful_shutdown_timeout_s": 60, **options}
-            for name, options in {"Server": {"autoscaling_config": scaling}, "Ingress": {}}.items()
+            {"name": name, "graceful_shutdown_timeout_s": 60, **own}
+            for name, own in options.items()
         ],
     }
 

@@ -68,7 +68,18 @@ def test_a_name_wins_over_the_beginning() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"text"', b'{"messages": 1}', b"\xff", b'{"input": ["a", "b"]}']
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b'{"messages": 1}',
+        b"\xff",
+        b'{"input": ["a", "b"]}',
+        b'{"input": "a"}',
+        pytest.param(b'{"model": ' + b"[" * 100_000, id="deep"),
+    ],
 )
 def test_what_is_no_conversation_has_no_session(body: bytes) -> None:
     assert session("/v1/embeddings", {}, body) == Session()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from portable.server import logs
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
+
+log = logging.getLogger("portable")
 
 REPLICA = b"x-replica-id"
 _SAID_AGAIN = {b"x-request-id", b"vary"}  # by Ray's proxy, and by the guard of the ingress
@@ -72,8 +75,9 @@ class Server:
                 yield message
         finally:
             task.cancel()
-            # A defect was answered with 500 and is told in the log.
-            await asyncio.gather(task, return_exceptions=True)
+            (defect,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(defect, Exception):  # answered with 500
+                log.error("a request failed", exc_info=defect)
 
 
 def _with_threads(flags: Flags) -> Flags:

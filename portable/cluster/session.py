@@ -62,13 +62,15 @@ def session(path: str, headers: Mapping[str, str], body: bytes) -> Session:
     responses = _RESPONSES.fullmatch(path.removesuffix("/input_tokens"))
     try:
         asked = _decode(body) if body else _Body()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Session()
     if responses:
         known = _RESPONSE_ID.fullmatch(responses[1] or asked.previous_response_id or "")
         if known:
             return Session(known[1], bound=True)
     said = headers.get(HEADER) or asked.prompt_cache_key
+    if not responses:
+        asked.input = None  # texts to embed: no conversation
     key = _digest(said.encode()) if said else _beginning(asked)
     return Session(key, bound=bool(responses and key and asked.store is not False))
 
