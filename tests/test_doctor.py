@@ -198,7 +198,9 @@ def test_a_gpu_that_is_used_is_shown_with_driver_and_capability() -> None:
     "facts, best, words",
     [
         (Facts(["CPU"], nvidia=NVIDIA), CUDA, ["without CUDA", "-DCMAKE_CUDA_ARCHITECTURES=86"]),
-        (Facts(["CPU"], adapters=[Adapter("AMD")]), Target("vulkan"), ["ROCm", "-DGGML_HIP=ON"]),
+        (Facts(["CPU"], adapters=[Adapter("AMD")]), Target("vulkan"), ["ROCm", "-DGGML_VULKAN=ON"]),
+        (Facts(["CPU"], adapters=[Adapter("AMD")]), CUDA, ["ROCm", "-DGGML_HIP=ON"]),
+        (Facts(["CPU"], adapters=[Adapter("Intel")]), CUDA, ["-DGGML_VULKAN=ON"]),
         (Facts(["CPU"], adapters=[Adapter("Apple")]), Target("metal"), ["Metal", "GGML_METAL=ON"]),
         (
             Facts(["CUDA"], nvidia=NVIDIA, environment={"CUDA_VISIBLE_DEVICES": ""}),

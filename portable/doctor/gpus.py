@@ -48,15 +48,17 @@ def judge(
             yield Finding("gpu", "OK", found.what)
             continue
         missing = next((name for name in _COMPILED if found.mend == facts.build(name)), "")
-        mend = "build llama.cpp with it" if missing else found.mend
+        mend = "build llama.cpp for it" if missing else found.mend
         line = _command(missing, best) if missing else ""
         yield Finding("gpu", "WARN", found.what, mend, line)
     yield from _too_new(facts, best, compiled.get("CUDA", {}).get("ARCHS", ""))
 
 
-def _command(backend: str, best: Target) -> str:
-    wanted = _BACKENDS.get(backend, "vulkan")  # SYCL's GPUs, too, have Vulkan
-    return build.command(best if best.backend == wanted else Target(wanted))
+def _command(missing: str, best: Target) -> str:
+    """Builds for the best target where that suits the GPU that lacks a backend, too."""
+    suitable = next((names for names in BACKENDS.values() if names[0] == missing), (missing,))
+    wanted = _BACKENDS.get(missing, "vulkan")  # SYCL's GPUs have Vulkan
+    return build.command(best if build.REGISTERED[best.backend] in suitable else Target(wanted))
 
 
 def _there(facts: Facts) -> Iterator[Finding]:
