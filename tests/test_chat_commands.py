@@ -15,6 +15,7 @@ from portable.chat.commands import (
     Stats,
     Tell,
     Undo,
+    Where,
     help_lines,
 )
 
@@ -88,7 +89,8 @@ SLASH = [
     ("/UNDO", Undo()),
     ("/stats off", Stats(False)),
     ("/stats ON", Stats(True)),
-    ("/stats maybe", Tell(("/stats on or /stats off",))),
+    ("/stats", Where()),
+    ("/stats maybe", Tell(("/stats alone, /stats on or /stats off",))),
     ("/system Be brief.", SetSystem("Be brief.", told=True)),
     ("/system default-system", SetSystem(None, told=True)),
     ("/system Be brief.\nBe kind.", SetSystem("Be brief.\nBe kind.", told=True)),

@@ -220,6 +220,13 @@ def test_figures_can_be_switched_off_and_on() -> None:
     assert len(screen.whispered) == 1
 
 
+def test_what_runs_where_is_told_when_asked() -> None:
+    session, screen = talk("/stats")
+    session.facts = lambda: ["29/29 layers -> CUDA0"]
+    session.run()
+    assert screen.told[-1] == "29/29 layers -> CUDA0"
+
+
 def test_ctrl_c_at_an_empty_prompt_hints_then_leaves_with_130() -> None:
     session, screen = talk(Interrupted(typed=False), Interrupted(typed=False), "never read")
     assert session.run() == 130

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from serving import Server, running
+from serving import Server, running, until
 from workers import worker
 
 from portable.engine.buffers import Buffers
 from portable.engine.offload.device import GIB, MIB, Device
-from portable.engine.places import Place, doubts, places, spoken
+from portable.engine.places import Place, doubts, places, slow, spoken
 
 CUDA = Device("CUDA0", "RTX 3050", 3 * GIB, 4 * GIB, "gpu", "CUDA")
 HOST = Device("CPU", "Ryzen", 9 * GIB, 16 * GIB, "cpu", "CPU")
@@ -41,7 +41,7 @@ def test_a_device_without_layers_is_none_that_anything_ran_on() -> None:
     gpu, host = places(replace(BUFFERS, layers={"CPU": 29}), [CUDA, HOST], [CUDA, HOST], 11)
     assert spoken((gpu, host), 4) == "all 29 layers on CPU, 4 threads"
     assert spoken((replace(gpu, layers=29), replace(host, layers=0)), 4) == (
-        "29/29 layers -> CUDA0 (RTX 3050, 1.0/4.0 GiB)"
+        "29/29 layers -> CUDA0 (RTX 3050, 1.3/4.0 GiB)"
     )
 
 
@@ -55,9 +55,19 @@ def test_a_claim_without_memory_is_doubted() -> None:
     assert not list(doubts([replace(gpu, weights=0, compute=0)]))  # too little to be seen
 
 
+def test_a_token_that_takes_longer_than_any_gpu_needs_is_doubted() -> None:
+    gpu, host = places(replace(BUFFERS, layers={"CUDA0": 29}), [CUDA, HOST], [CUDA, HOST], 11)
+    doubt = slow((gpu, host), 0.5)
+    assert doubt and doubt.code == "slow" and "0.50 s" in doubt.what and "CUDA0" in doubt.what
+    assert slow((gpu, host), 0.1) is None
+    assert slow((gpu, replace(host, layers=1)), 9) is None  # the processor may be that slow
+    assert slow((replace(gpu, kind="rpc"), host), 9) is None  # and so may the network
+    assert slow((replace(host, layers=29),), 9) is None
+
+
 def test_a_driver_that_knows_no_free_memory_is_not_doubted() -> None:
     (gpu,) = places(BUFFERS, [replace(CUDA, free=4 * GIB)], [replace(CUDA, free=4 * GIB)], 0)
-    assert not list(doubts([gpu]))
+    assert not list(doubts([gpu])) and "1.3/4.0 GiB" in str(gpu)
 
 
 @pytest.mark.parametrize("layers", [12, 31])
@@ -82,6 +92,8 @@ def check_told(server: Server, layers: int) -> None:
     assert listed["size"] == taken + host["weights"] + host["cache"] + host["compute"]
     assert f"{layers}/31 layers -> RPC0 (" in listed["placement"]
     assert f"{layers}/31 layers -> RPC0 (" in server.log
+    rate = until(lambda: server.get("/props").json()["tokens_per_second"], 30)
+    assert rate > 1 and "one request alone gets " in server.log
     line = f'portable_vram_used_bytes{{device="RPC0",model="{listed["name"]}"}} '
     (said,) = [each for each in server.get("/metrics").text.splitlines() if line in each]
     assert float(said.rpartition(" ")[2]) == taken

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from fakes import ASK, GREEDY, FakeBackend, make_engine, text
+from serving import until
 
 from portable.engine.sequence import Delta
 from portable.engine.worker import Streams, Worker
@@ -13,14 +14,14 @@ from portable.errors import ContextLengthExceeded, EngineError, QueueFull
 
 
 class Slow(FakeBackend):
-    """Decodes only while the gate is open."""
+    """Decodes requests only while the gate is open, and what is timed before them at any time."""
 
     def __init__(self, cells: int = 1 << 20) -> None:
         super().__init__(cells)
         self.gate = threading.Event()
 
     def decode(self, slices):  # type: ignore[no-untyped-def]
-        assert self.gate.wait(30)
+        assert not slices[0].sequence.id or self.gate.wait(30)
         return super().decode(slices)
 
 
@@ -102,3 +103,15 @@ def test_close_does_not_wait_for_answers() -> None:
     worker.close()
     assert not worker._thread.is_alive()
     assert not any(delta.finish_reason for delta in told if isinstance(delta, Delta))
+
+
+def test_single_tokens_are_timed_while_nobody_asks_and_leave_no_trace() -> None:
+    backend, streams = FakeBackend(), Streams()
+    backend.step_seconds = 0.125
+    worker = Worker(make_engine(backend), streams)
+    until(lambda: worker.token_seconds, 10)
+    assert worker.token_seconds == 0.125
+    assert not any(backend.slots.values()) and worker.cells == 0
+    submit(worker, streams, "a", "x")
+    assert text(list(streams.read("a"))) == "X!"
+    worker.close()

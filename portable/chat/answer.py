@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from portable.chat.ask import Answer, Show
 from portable.chat.interrupt import on_interrupt
+from portable.engine.places import slow
 from portable.engine.sequence import Delta, SamplingParams
 from portable.engine.service import Service
 from portable.engine.template import Message
@@ -38,6 +40,19 @@ class Answerer:
             if tokens > self._context * (1 - spare):
                 self._withdraw(tokens)
             return self._collect(show)
+
+    def facts(self) -> Iterator[str]:
+        """What runs where, how fast, and what is wrong with that."""
+        service, info = self._service, self._service.info
+        yield info.placement
+        for place in info.places:
+            if place.layers or place.bytes:
+                yield place.detail()
+        doubt = None
+        if seconds := service.worker.token_seconds:
+            yield f"one answer alone gets {1 / seconds:.1f} tokens/s, timed after loading"
+            doubt = slow(info.places, seconds)
+        yield from map(str, [*service.findings, *([doubt] if doubt else [])])
 
     def _submit(self, messages: list[Message]) -> int:
         try:

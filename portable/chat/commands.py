@@ -27,7 +27,7 @@ HELP = {
     "single-line": "one line a message",
     "retry": "answer the last message again",
     "undo": "take back the last message and its answer",
-    "stats": "on|off: the line of figures after an answer",
+    "stats": "what runs where; on|off: the line of figures after an answer",
 }
 _ALIASES = {"quit": "exit", "bye": "exit", "?": "help", "h": "help"}
 
@@ -43,6 +43,11 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Leave:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What runs where, to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class Tell:
     lines: tuple[str, ...]
 
 
-Action = Send | Leave | Clear | SetSystem | Retry | Undo | Stats | Tell
+Action = Send | Leave | Clear | SetSystem | Retry | Undo | Stats | Tell | Where
 
 
 @dataclass(slots=True)
@@ -198,9 +203,11 @@ def _setting(name: str, rest: str) -> Action:
         if rest:
             return SetSystem(_system(rest), told=True)
         return Tell(("/system needs the text; `reset-system` asks for it, and may be empty.",))
+    if not rest:
+        return Where()
     if rest.lower() in ("on", "off"):
         return Stats(rest.lower() == "on")
-    return Tell(("/stats on or /stats off",))
+    return Tell(("/stats alone, /stats on or /stats off",))
 
 
 def _system(text: str) -> str | None:

@@ -84,7 +84,7 @@ def _read_stdin() -> str:
 
 
 def _with_model(
-    config: EngineConfig, options: ChatOptions, say: Say, work: Callable[[Ask], int]
+    config: EngineConfig, options: ChatOptions, say: Say, work: Callable[[Answerer], int]
 ) -> int:
     streams = Streams()
     GUARD.report = _farewell(options, say)
@@ -143,7 +143,7 @@ def _load(config: EngineConfig, streams: Streams, *, quiet: bool) -> Service:
     return service
 
 
-def _talk(ask: Ask, options: ChatOptions, record: Record, begun: Conversation) -> int:
+def _talk(ask: Answerer, options: ChatOptions, record: Record, begun: Conversation) -> int:
     return Talk(
         begun,
         ask,
@@ -153,6 +153,7 @@ def _talk(ask: Ask, options: ChatOptions, record: Record, begun: Conversation) -
         Kept(options.keep),
         stream=options.stream,
         stats=options.shows_stats,
+        facts=ask.facts,
     ).run()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from portable.chat.commands import (
     Stats,
     Tell,
     Undo,
+    Where,
 )
 from portable.chat.kept import Kept
 from portable.chat.record import Record
@@ -58,7 +60,7 @@ class Screen(Protocol):
 
 @dataclass(slots=True)
 class Talk:
-    """One session at a terminal. `run` returns the exit code."""
+    """One session at a terminal. `run` returns the exit code. `facts` tell what runs where."""
 
     conversation: Conversation
     ask: Ask
@@ -68,6 +70,7 @@ class Talk:
     kept: Kept = field(default_factory=lambda: Kept(None))
     stream: bool = True
     stats: bool = True
+    facts: Callable[[], Iterable[str]] = tuple
     _interrupts: int = 0
 
     def run(self) -> int:
@@ -108,15 +111,20 @@ class Talk:
             case Undo():
                 self._undo()
             case Tell(lines):
-                for line in lines:
-                    self.screen.tell(line)
+                self._tell(lines)
             case Stats(on):
                 self.stats = on
+            case Where():
+                self._tell(self.facts())
             case Clear():
                 self.conversation.clear()
                 self._remember()
             case SetSystem():
                 self._set_system(action)
+
+    def _tell(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.screen.tell(line)
 
     def _set_system(self, action: SetSystem) -> None:
         self.conversation.system = action.text

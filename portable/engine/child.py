@@ -135,9 +135,12 @@ class Child:
     def _sign_of_life(self) -> protocol.Beat:
         service, threads = self._service, self._service.threads
         steps, unfinished = self._work()
-        cells = service.worker.cells if isinstance(service, Service) else 0
+        cells, token_seconds = 0, 0.0
+        if isinstance(service, Service):
+            cells, token_seconds = service.worker.cells, service.worker.token_seconds
         memory = service.weights.buffers.elsewhere()
-        return protocol.Beat(steps, unfinished, cells, threads.now, threads.why, memory)
+        how = threads.now, threads.why
+        return protocol.Beat(steps, unfinished, cells, *how, memory, token_seconds)
 
     def _send(self, event: protocol.Event) -> None:
         data = protocol.frame(event)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portable.engine.backend import Aborted, Backend, CacheFull
-from portable.engine.calibration import Calibration
+from portable.engine.calibration import SINGLE, Calibration
 from portable.engine.checks import check_bias, check_prompt
 from portable.engine.config import EngineConfig
 from portable.engine.costs import StepCosts
@@ -58,6 +58,7 @@ class Engine:
     speculator: Speculator = field(init=False)
     costs: StepCosts = field(default_factory=StepCosts)
     steps: int = 0
+    token_seconds: float = 0.0  # one token alone, on an empty cache; 0 until that was timed
     _in_flight: list[Slice] = field(default_factory=list)
     _requests: dict[str, Request] = field(default_factory=dict)
     _recall: Recall | None = None
@@ -139,7 +140,10 @@ class Engine:
         """Time one step; False when that is enough. For idle moments before the first request."""
         if self.steps or self.has_work:
             return False
-        return any(calibration.step() for calibration in self._calibrations)
+        if any(calibration.step() for calibration in self._calibrations):
+            return True
+        self.token_seconds = self.costs.seconds(1)
+        return False
 
     def save_prompt(self) -> bool:
         """Save one prefix on disk; False when there is nothing left to do. For idle moments."""
@@ -224,11 +228,12 @@ class Engine:
         return [*([Lookup()] if self.config.speculate else []), *([draft] if draft else [])]
 
     def _steps_to_time(self, draft: DraftModel | None) -> list[Calibration]:
-        """What guessing is weighed by."""
+        """What guessing is weighed by, and how fast single tokens come."""
+        bound = self.config.step_seconds
         if not self.speculator.is_on:
-            return []
+            return [Calibration(self.backend, self.costs, self.clock, bound, SINGLE)]
         timed = [(self.backend, self.costs), *([(draft.backend, draft.costs)] if draft else [])]
-        return [Calibration(*pair, self.clock, self.config.step_seconds) for pair in timed]
+        return [Calibration(*pair, self.clock, bound) for pair in timed]
 
     def _logprobs(self, params: SamplingParams) -> Logprobs | None:
         if params.logprobs is None:

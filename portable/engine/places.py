@@ -9,6 +9,11 @@ from portable.engine.buffers import HOST, Buffers
 from portable.engine.findings import Finding
 from portable.engine.offload.device import GIB, MIB, Device, Kind
 
+_PARTS = ("weights", "cache", "compute")
+# Of any GPU's own memory more bytes are read a second; on the bus beside it fewer.
+_SLOW_BYTES = 10e9
+# A step may take that long for other reasons.
+_LEAST_SECONDS = 0.05
 # What is not claimed need not be seen: drivers hold some memory back, and give some at once.
 _LEAST_CLAIM = 256 * MIB
 
@@ -39,8 +44,16 @@ class Place:
     def __str__(self) -> str:
         if self.kind == "cpu":
             return self.device
-        used = f"{(self.total - self.free) / GIB:.1f}/{self.total / GIB:.1f} GiB"
-        return f"{self.device} ({self.description}, {used})"
+        # Some drivers know no free memory, and say that all of it is.
+        used = max(self.total - self.free, self.bytes)
+        memory = f"{used / GIB:.1f}/{self.total / GIB:.1f} GiB"
+        return f"{self.device} ({self.description}, {memory})"
+
+    def detail(self) -> str:
+        """What it holds, part by part."""
+        parts = (f"{getattr(self, name) / GIB:.2f} {name}" for name in _PARTS)
+        left = f"{self.free / GIB:.1f} of {self.total / GIB:.1f} GiB were left free"
+        return f"{self.device}: {self.layers} layers, {', '.join(parts)} GiB; {left}"
 
 
 def places(
@@ -101,3 +114,23 @@ def doubts(found: Sequence[Place], held: int | None = None) -> Iterator[Finding]
                 f" memory fell by {max(0, taken) / GIB:.1f} GiB",
                 "portable doctor looks at the driver",
             )
+
+
+def slow(found: Sequence[Place], token_seconds: float) -> Finding | None:
+    """A token takes longer than any GPU needs to read the weights that are said to lie on it.
+
+    Nothing is said of models that lie elsewhere, too.
+    """
+    used = [place for place in found if place.layers]
+    size = sum(place.weights for place in used)
+    if not used or any(place.kind != "gpu" for place in used):
+        return None
+    if token_seconds <= _LEAST_SECONDS + size / _SLOW_BYTES:
+        return None
+    names = ", ".join(place.device for place in used)
+    return Finding(
+        "slow",
+        f"a token takes {token_seconds:.2f} s, which is slow for {size / GIB:.1f} GiB of weights on"
+        f" {names}: the driver may keep them elsewhere, or computes without a GPU",
+        "portable doctor looks at it; --gpu-layers 0 may be faster",
+    )

@@ -170,7 +170,7 @@ class Beat(msgspec.Struct, tag=True):
 
     `cells` are in use, of as many as the context has. `threads` are those of the last step, and
     `threads_reason` says why they are not all. `memory` is what the model takes, in bytes by device
-    that is not the host.
+    that is not the host. `token_seconds` is what a token alone took, timed once after loading.
     """
 
     steps: int
@@ -179,6 +179,7 @@ class Beat(msgspec.Struct, tag=True):
     threads: int
     threads_reason: str = ""
     memory: dict[str, int] = {}
+    token_seconds: float = 0.0
 
 
 Command = Generate | Query | Cancel

@@ -66,6 +66,11 @@ class Worker:
         return self._engine.steps
 
     @property
+    def token_seconds(self) -> float:
+        """What a token alone takes; 0 as long as nobody knows."""
+        return self._engine.token_seconds
+
+    @property
     def unfinished(self) -> int:
         return len(self._unfinished)
 

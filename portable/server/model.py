@@ -16,6 +16,7 @@ from portable.engine import death, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
+from portable.engine.places import slow
 from portable.engine.sequence import Delta
 from portable.errors import EngineError, NetworkError, PortableError, QueueFull
 from portable.platforms import own_group
@@ -305,9 +306,20 @@ class ModelProcess:
                 self.ready.set()
                 self.send_waiting()
             case protocol.Beat():
-                self.running, self.beat = event.unfinished, event
+                self.running = event.unfinished
+                if event.token_seconds and not (self.beat and self.beat.token_seconds):
+                    self._timed(event.token_seconds)
+                self.beat = event
                 return not self._is_stuck(event.steps, event.unfinished)
         return True
+
+    def _timed(self, token_seconds: float) -> None:
+        """Tokens were timed after loading, which shows whether it is a GPU that computes them."""
+        rate = 1 / token_seconds
+        log.info("one request alone gets %.*f tokens/s here", 0 if rate > 10 else 1, rate)
+        if self.info and (doubt := slow(self.info.places, token_seconds)):
+            self.findings.append(doubt)
+            log.warning("%s", doubt)
 
     def _decide(self, event: protocol.Accepted | protocol.Failed) -> None:
         """A request was taken or refused; without an id it is the loading that failed."""
