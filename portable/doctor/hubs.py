@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from portable import catalogue, hub
 from portable.doctor.finding import Finding
-from portable.errors import NotOnHub, PortableError, UsageError, plain
+from portable.errors import PortableError, plain
 
-SECONDS = 3.5
+SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ def gather() -> list[Reach] | None:
     """All of them at once; None: offline is wished for."""
     if hub.offline_by_environment():
         return None
+    end = time.monotonic() + SECONDS
     model = catalogue.load()[catalogue.DEFAULT]
     asked = [_Asked(hub.connect(key), model.on(key)) for key in hub.TITLES]
-    end = time.monotonic() + SECONDS
     return [each.reach(end) for each in asked]
 
 
@@ -48,9 +48,7 @@ class _Asked:
         started = time.monotonic()
         try:
             self._site.listing(self._repo)
-        except (NotOnHub, UsageError):
-            pass  # a mirror may lack the model: it answered
-        except PortableError as error:
+        except PortableError as error:  # a mirror without the model, or a proxy's page, too
             self._trouble = error.message
         except Exception as error:
             self._trouble = plain(f"{self._site.title}: {type(error).__name__}: {error}")
