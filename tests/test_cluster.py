@@ -41,7 +41,8 @@ def application(most: int) -> dict[str, Any]:
         "prompt_cache": "off",
     }
     # Two ingresses, which know nothing of each other, find the same replica.
-    options = {"Server": {"autoscaling_config": scaling}, "Ingress": {"num_replicas": 2}}
+    server = {"autoscaling_config": scaling, "max_queued_requests": 4}
+    options = {"Server": server, "Ingress": {"num_replicas": 2}}
     return {
         "name": "portable",
         "import_path": "portable.cluster:app",
@@ -118,6 +119,22 @@ def test_a_session_stays_where_it_was_read(cluster: Cluster) -> None:
         if at >= 3 and len(homes) == 2:
             break
         assert at < 30, "all sessions went to one replica"
+
+
+def test_a_full_replica_lets_go_and_full_ones_refuse(cluster: Cluster) -> None:
+    asked = asking("Tell a story.", max_tokens=30)
+    given = {"headers": {"x-session-id": "busy"}}
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(
+            pool.map(lambda _: cluster.client.post(CHAT, json=asked, **given), range(32))
+        )
+    served = [answer for answer in answers if answer.status_code == 200]
+    # At most four at each replica and four that wait in each ingress.
+    assert len({home(answer) for answer in served}) == 2 and len(served) < len(answers)
+    for answer in answers:
+        if answer not in served:
+            assert check_error(answer, 429)["code"] == "queue_full"
+            assert int(answer.headers["retry-after"]) > 0
 
 
 def test_a_stored_response_is_found_again(cluster: Cluster) -> None:

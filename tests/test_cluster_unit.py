@@ -26,7 +26,7 @@ from serving import CHAT, ROOT, asking, check_error
 
 from portable.cluster import app
 from portable.cluster.build import settled
-from portable.cluster.ingress import Ingress
+from portable.cluster.ingress import Ingress, _Answer
 from portable.cluster.metrics import merged
 from portable.cluster.router import BOUND, SessionRouter
 from portable.cluster.server import Server
@@ -156,6 +156,7 @@ class Servers:
         self.sessions: list[str] = []
         self.asked: list[tuple[dict[str, Any], bytes]] = []
         self.cancelled = 0
+        self.endless = False
         self.answer = self
 
     def options(self, **given: Any) -> Servers:
@@ -173,6 +174,8 @@ class Servers:
                     yield message
                 if error:
                     raise error
+                if servers.endless:
+                    await asyncio.sleep(60)
 
             def cancel(self) -> None:
                 servers.cancelled += 1
@@ -216,6 +219,24 @@ def test_an_answer_is_passed_on() -> None:
     assert servers.sessions == [told(headers={"x-session-id": "mine"}).key]
 
 
+def test_who_leaves_takes_the_request_along() -> None:
+    async def leave() -> None:
+        servers = Servers(([head(), part(b"{", more=True)], None))
+        servers.endless = True
+        answer = _Answer(CHAT, nobody)
+        passing = asyncio.create_task(answer.passed_on(servers.remote({}, b"")))
+        await asyncio.sleep(0.01)
+        assert not passing.done() and not servers.cancelled
+        passing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await passing
+        assert servers.cancelled == 1
+
+    async def nobody(message: Any) -> None: ...
+
+    asyncio.run(leave())
+
+
 def test_a_response_is_told_its_home() -> None:
     servers = Servers(([head(), part(b"{}")], None))
     ask(servers, "/v1/responses", body={"input": "Hello."})
@@ -233,7 +254,7 @@ def test_a_death_before_the_first_byte_gets_a_second_try() -> None:
     good = ([head(), part(b"{}")], None)
     servers = Servers(([], RayActorError()), good)
     assert ask(servers).status_code == 200
-    assert len(servers.asked) == servers.cancelled == 2
+    assert len(servers.asked) == 2
     response = ask(Servers(([], RayActorError()), ([], RayActorError()), good))
     assert check_error(response, 500)["code"] == "backend_error"
 

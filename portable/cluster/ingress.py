@@ -118,8 +118,9 @@ class _Answer:
         except (RayError, RayServeException) as error:
             log.warning("a replica broke off: %s", type(error).__name__)
             return await self._broken_off()
-        finally:
-            messages.cancel()  # the client has its answer, or left
+        except BaseException:  # the client left
+            messages.cancel()
+            raise
         return True
 
     async def _broken_off(self) -> bool:
