@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from convert.quants import QUANTS
 from portable import gguf
+from portable.engine.offload.shape import shape_of
+from portable.errors import ModelFileError
 
 _FILE_TYPES = {quant.ftype: quant.name for quant in QUANTS.values()}
 
@@ -17,7 +20,7 @@ def of(path: Path) -> dict[str, Any]:
 
     What the file does not say is None. Raises ModelFileError, and OSError as it comes.
     """
-    heads = [gguf.read(shard) for shard in gguf.shards(path)]
+    heads = gguf.read_all(path)
     keys = heads[0].keys
     architecture = keys.get("general.architecture")
     return {
@@ -26,7 +29,7 @@ def of(path: Path) -> dict[str, Any]:
         "quant": keys.get("portable.quantization") or _quant(keys, path),
         "size": gguf.size(path),
         "context": keys.get(f"{architecture}.context_length"),
-        "cache_bytes_per_token": _cache_bytes(keys, f"{architecture}."),
+        "cache_bytes_per_token": _cache_bytes(heads),
         "pre_tokenizer": keys.get("tokenizer.ggml.pre"),
         "template": template(keys.get("tokenizer.chat_template")),
         "licence": keys.get("general.license"),
@@ -49,18 +52,9 @@ def _quant(keys: dict[str, Any], path: Path) -> str | None:
     return _FILE_TYPES.get(keys.get("general.file_type", -1)) or gguf.quant_of(path.name)
 
 
-def _cache_bytes(keys: dict[str, Any], prefix: str) -> int | None:
-    """Of an f16 KV cache; None where layers differ, or keep something else."""
-
-    def number(name: str) -> int | None:
-        value = keys.get(prefix + name)
-        return value if type(value) is int else None
-
-    layers, heads = number("block_count"), number("attention.head_count")
-    groups = number("attention.head_count_kv") or heads
-    width = number("embedding_length")
-    if not (layers and heads and groups and width):
+def _cache_bytes(heads: Sequence[gguf.Head]) -> int | None:
+    """Of an f16 KV cache; None for what has none."""
+    try:
+        return int(shape_of(heads).cache()) or None
+    except ModelFileError:
         return None
-    key = number("attention.key_length") or width // heads
-    value = number("attention.value_length") or width // heads
-    return 2 * layers * groups * (key + value)

@@ -115,6 +115,11 @@ def parse_tensors(data: bytes, count: int) -> tuple[tuple[Tensor, ...], int]:
         raise ModelFileError(f"the tensors are not described as they should be: {error}") from None
 
 
+def read_all(path: Path) -> list[Head]:
+    """The heads of all files of a model. Raises what `read` raises."""
+    return [read(shard) for shard in shards(path)]
+
+
 def shards(path: Path) -> list[Path]:
     """All files of a split model, in order, there or not; of a whole one just `path`.
 

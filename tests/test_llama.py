@@ -22,7 +22,7 @@ from portable.engine.machine import available_memory
 from portable.engine.native import lib
 from portable.engine.offload.device import Device
 from portable.engine.offload.former import plan
-from portable.engine.offload.memory import auto_slots, check_memory, fitting_context
+from portable.engine.offload.memory import check_memory, fitting_context
 from portable.engine.prefix import reusable
 from portable.engine.scheduler import Scheduler
 from portable.engine.sequence import SamplingParams, Sequence, Slice
@@ -275,22 +275,6 @@ def test_memory_check() -> None:
 def test_a_context_that_nobody_named_fits_the_memory(free: int, context: int) -> None:
     assert fitting_context(8192, 4096, free) == context
     assert fitting_context(300, 4096, free) == 300
-
-
-@pytest.mark.parametrize(
-    ("context", "free", "apart", "count", "why"),
-    [
-        (8192, 1 << 30, False, 16, "sharing 8192 tokens"),
-        (1 << 20, 1 << 30, False, 32, "sharing"),
-        (100, 0, False, 1, "sharing 100"),
-        (8192, 1 << 30, True, 4, "8192 tokens each, 0.03 GiB of 1.0 GiB free"),
-        (8192, 1 << 20, True, 1, "each"),
-        (512, 1 << 40, True, 32, "each"),
-    ],
-)
-def test_auto_slots(context: int, free: int, apart: bool, count: int, why: str) -> None:
-    found, reason = auto_slots(context, 4096, free, apart=apart)
-    assert found == count and why in reason and f"auto: {count}," in reason
 
 
 def test_memory_is_the_containers_if_that_is_less(tmp_path: Path) -> None:

@@ -300,8 +300,8 @@ def test_need_counts_weights_and_cache() -> None:
     size = model_file().stat().st_size
     short, long = (room.need(EngineConfig(model_file(), context=n)) for n in (1024, 3072))
     assert size + (200 << 20) < short < size + (400 << 20)
-    # 30 layers of 3 heads with 64 values, keys and values, in f16.
-    assert long - short == 2048 * 2 * 30 * 3 * 64 * 2
+    # 30 layers of 3 heads with 64 values, keys and values, in f16; and the attention's mask.
+    assert 1 <= (long - short) / (2048 * 2 * 30 * 3 * 64 * 2) < 1.05
     assert room.need(EngineConfig(Path("nowhere.gguf"))) == 0
 
 

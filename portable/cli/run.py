@@ -203,17 +203,14 @@ def engine(found: Model, source: Source, running: Running, *, slots: int | None)
 
 def with_slots(config: EngineConfig) -> EngineConfig:
     """As many slots as the model's context and this machine's memory are good for; says so."""
-    from portable import facts, gguf
+    from portable import gguf
     from portable.engine.machine import available_memory
-    from portable.engine.offload.memory import auto_slots
+    from portable.engine.offload.shape import shape_of
+    from portable.engine.offload.slots import auto_slots
+    from portable.engine.offload.wish import wish_of
 
-    known = facts.of(config.model)
-    context = config.context or min(known["context"] or 512, config.default_context)
-    count, reason = auto_slots(
-        context,
-        known["cache_bytes_per_token"] or 0,
-        max(0, available_memory() - gguf.size(config.model)),
-        apart=config.deterministic,
-    )
+    shape = shape_of(gguf.read_all(config.model))
+    free = max(0, available_memory() - shape.size)
+    count, reason = auto_slots(shape, wish_of(config), free)
     say(reason)
     return replace(config, slots=count)

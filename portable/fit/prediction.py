@@ -39,7 +39,7 @@ def predict(config: EngineConfig, say: Say) -> Prediction | None:
 
     Raises ModelFileError and EngineError.
     """
-    heads = [gguf.read(shard) for shard in gguf.shards(config.model)]
+    heads = gguf.read_all(config.model)
     shape = shape_of(heads)
     if config.rpc or not any(layer.cache or layer.state for layer in shape.layers):
         return None

@@ -5,10 +5,7 @@ from __future__ import annotations
 from portable.engine.offload.device import GIB
 from portable.errors import NotEnoughMemory
 
-# Tokens. With fewer a slot, requests keep pushing each other out.
-_A_SLOT = _LEAST_CONTEXT = 512
-# More rows a step make every one of them slow; who knows better names a number.
-MOST_SLOTS = 32
+_LEAST_CONTEXT = 512  # tokens
 
 
 def fitting_context(wanted: int, token_bytes: float, free: int) -> int:
@@ -20,20 +17,6 @@ def fitting_context(wanted: int, token_bytes: float, free: int) -> int:
     while context > _LEAST_CONTEXT and context * token_bytes > free / 2:
         context = max(_LEAST_CONTEXT, context // 2)
     return context
-
-
-def auto_slots(context: int, token_bytes: float, free: int, *, apart: bool) -> tuple[int, str]:
-    """How many requests decode together, and why.
-
-    They share `context` tokens; `apart` each has as many, in an eighth of the `free` bytes at most.
-    """
-    if not apart:
-        count = min(MOST_SLOTS, max(1, context // _A_SLOT))
-        return count, f"--parallel auto: {count}, sharing {context} tokens"
-    size = max(1, context * token_bytes)
-    count = int(min(MOST_SLOTS, max(1, free / 8 // size)))
-    each = f"{context} tokens each, {size / GIB:.2f} GiB"
-    return count, f"--parallel auto: {count}, {each} of {free / GIB:.1f} GiB free"
 
 
 def check_memory(weights: int, cache: int, available: int, what: str = "the model") -> None:

@@ -145,8 +145,8 @@ class Room:
         A link between machines is slow. Of each list every device has a layer, or the last ones do.
         """
         local, far = self.local.devices, self.far
-        for first in range(len(local) - 1, -1, -1):
-            yield local[first : first + 1]
+        for device in local:
+            yield (device,)
         for first in range(len(local) - 1):
             yield local[first:]
         for start in range(len(far) - 1, -1, -1):
