@@ -1,5 +1,6 @@
 # make demo: set everything up and run the main job. make test: set everything up and pass the tests.
 # make clients: the tests with clients that are heavy to fetch.
+# make gpu-check: builds for this machine's GPU, checks it, and times it beside llama-server.
 # All make .venv themselves; the second time they start at once.
 
 PYTHON ?= python3
@@ -24,7 +25,12 @@ endif
 
 REINSTALL = $(if $(wildcard $(VENV)/.llama-*),--force-reinstall --no-deps)
 
-.PHONY: setup demo test clients lint clean
+# make wheel: BACKEND is cpu, cuda, vulkan, metal or rocm; GPU names architectures (86; gfx1100);
+# DYNAMIC=1 makes each backend a file of its own, loaded where it runs.
+BACKEND ?= cpu
+FLAGS = $(shell $(PYTHON) -m portable.engine.build $(BACKEND) $(GPU) $(if $(DYNAMIC),--dynamic))
+
+.PHONY: setup demo test clients lint wheel gpu-check gpu-archive clean
 
 setup: $(VENV)/.ready
 
@@ -57,5 +63,15 @@ lint: setup
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
+wheel:
+	CMAKE_ARGS="$(FLAGS)" $(PYTHON) -m pip wheel -q --no-deps --no-cache-dir \
+	  --no-binary llama-cpp-python -w dist "$(LLAMA)"
+
+gpu-check:
+	$(PYTHON) tests/gpu/check.py $(if $(filter-out cpu,$(BACKEND)),--backend $(BACKEND)) $(ARGS)
+
+gpu-archive: setup
+	$(BIN)/python tests/gpu/archive.py $(ARGS)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .gpu-check

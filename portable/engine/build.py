@@ -5,6 +5,7 @@ The one home of these flags: README's and Makefile's lines are held to it by a t
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import re
@@ -17,6 +18,11 @@ Backend = Literal["cpu", "cuda", "vulkan", "metal", "rocm"]
 
 # RPC lets a machine lend its memory to another: portable worker, --rpc.
 _ALWAYS = "-DGGML_RPC=ON"
+# llama-cpp-python puts no backend of such a build into its package, but for the last of these.
+_DYNAMIC = (
+    "-DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_NATIVE=OFF"
+    " -DCMAKE_INSTALL_BINDIR=llama_cpp/lib"
+)
 _FLAGS: dict[Backend, str] = {
     "cpu": "",
     "cuda": "-DGGML_CUDA=ON",
@@ -45,18 +51,22 @@ WHEELS_PAGE = "https://github.com/abetlen/llama-cpp-python#installation"
 class Target:
     """What to build for; `architectures` are those of its GPUs: `86` of CUDA, `gfx1100` of ROCm.
 
-    Without them all that the toolkit knows are built, which takes long.
+    Without them all that the toolkit knows are built, which takes long. A `dynamic` build has each
+    backend as a file of its own, of which those are loaded that run where it runs, and a CPU
+    backend for each generation of processors.
     """
 
     backend: Backend
     architectures: tuple[str, ...] = ()
+    dynamic: bool = False
 
 
 def flags(target: Target) -> str:
     """What CMAKE_ARGS has to hold."""
     option = _ARCHITECTURES.get(target.backend)
     named = f"{option}={';'.join(target.architectures)}" if option and target.architectures else ""
-    return " ".join(filter(None, (_FLAGS[target.backend], named, _ALWAYS)))
+    dynamic = _DYNAMIC if target.dynamic else ""
+    return " ".join(filter(None, (_FLAGS[target.backend], named, _ALWAYS, dynamic)))
 
 
 def command(target: Target, system: str = sys.platform) -> str:
@@ -131,3 +141,17 @@ def installer(system: str = sys.platform) -> str:
     if importlib.util.find_spec("pip"):
         return f"{quoted} -m pip install"
     return f"uv pip install --python {quoted}"
+
+
+def main() -> None:
+    """`python -m portable.engine.build cuda 86 --dynamic` prints the flags."""
+    parser = argparse.ArgumentParser(prog="portable.engine.build")
+    parser.add_argument("backend", choices=_FLAGS)
+    parser.add_argument("architectures", nargs="*")
+    parser.add_argument("--dynamic", action="store_true")
+    given = parser.parse_args()
+    print(flags(Target(given.backend, tuple(given.architectures), given.dynamic)))
+
+
+if __name__ == "__main__":
+    main()
