@@ -169,12 +169,10 @@ def test_loading_is_told_and_waited_for() -> None:
 
 def test_gpus_that_are_not_used_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     process = FakeProcess()
-    served = Served(ModelConfig(engine=process.config), process)
     missed = Finding("no_backend", "an AMD GPU is not used", "build it")
     slow = Finding("no_backend", "an Intel GPU is not used", note=True)
-    process.hear(protocol.Ready(INFO, "CPU", "{{ messages }}", [missed, slow]))
     with caplog.at_level("INFO", "portable"):
-        served.tell()
+        process.hear(protocol.Ready(INFO, "CPU", "{{ messages }}", [missed, slow]))
     warned = [each.message for each in caplog.records if each.levelname == "WARNING"]
     assert warned == ["an AMD GPU is not used; build it"] and slow.what in caplog.messages
 

@@ -15,6 +15,7 @@ from portable.errors import ContextLengthExceeded, EngineError, PortableError
 from portable.server import room
 from portable.server.names import Names
 from portable.server.served import Served
+from portable.server.sleep import Sleep
 from portable.server.stream import MakeCommand, Stream
 
 log = logging.getLogger("portable")
@@ -26,7 +27,8 @@ _REAP_SECONDS = 1.0
 class Fleet:
     """Loads one model at a time, so that each sees the memory that the others left.
 
-    The first model is the default, and loaded at the start. `free` tells the bytes that are free.
+    The first model is the default, and loaded at the start. `free` tells the bytes that are free,
+    `sleep` when the machine slept: what was on a GPU is loaded again then.
     A model is unloaded when nobody has used it for its `keep_alive`, or when another one needs
     its room; never while it answers.
     """
@@ -37,10 +39,12 @@ class Fleet:
         *,
         any_model: bool = False,
         free: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        sleep: Sleep | None = None,
     ) -> None:
         self.models = tuple(models)
         self._names = Names([(m.config.names, m) for m in models], any_model=any_model)
         self._free = free
+        self._sleep = sleep or Sleep()
         self._loading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -160,15 +164,26 @@ class Fleet:
             self.wake(served)
 
     async def _reap(self) -> None:
-        """Unload who has been idle for long enough."""
+        """Unload who has been idle for long enough; load again who was on a GPU in its sleep."""
         while True:
             await asyncio.sleep(_REAP_SECONDS)
             now = time.monotonic()
+            if slept := self._sleep.seconds():
+                for served in filter(lambda each: each.is_on_gpu, self.models):
+                    self._begin(self._renew(served, slept))
             for served in self.models:
                 if served.process.is_busy or not served.process.ready.is_set():
                     served.used_at = now
                 elif served.is_tired(now):
                     await self._retire(served)
+
+    async def _renew(self, served: Served, slept: float) -> None:
+        """Load it again, planned anew: CUDA often does not survive that the machine sleeps."""
+        log.warning("the machine slept for %.0f s: loading %s again", slept, served.id)
+        async with self._loading:
+            served.process.slept = True
+            await self._leave(served)
+            await self._fill(served)
 
     async def _retire(self, served: Served) -> None:
         """Unload it, unless somebody has used it while another model was being loaded."""

@@ -16,10 +16,10 @@ from portable.engine import death, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
-from portable.engine.places import slow
 from portable.engine.sequence import Delta
 from portable.errors import EngineError, NetworkError, PortableError, QueueFull
 from portable.platforms import own_group
+from portable.server import told
 from portable.server.stream import MakeCommand, Stream
 
 log = logging.getLogger("portable")
@@ -39,6 +39,7 @@ class ModelProcess:
     that kills it slows the server down and does not end it. A child
     that says nothing for `silent_seconds` counts as dead. `running` is how many requests the child
     itself holds, as of its last sign of life, `beat`. While it is `held`, new requests wait.
+    `slept`: the next start is after the machine slept.
     """
 
     def __init__(self, config: EngineConfig, silent_seconds: float = 30.0) -> None:
@@ -54,7 +55,7 @@ class ModelProcess:
         self.gone = asyncio.Event()
         self.restarts = 0
         self.running = 0
-        self.held = False
+        self.held = self.slept = False
         self.beat: protocol.Beat | None = None
         self._streams: dict[str, Stream] = {}
         self._unsent: dict[str, Stream] = {}
@@ -70,6 +71,11 @@ class ModelProcess:
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
+
+    @property
+    def token_seconds(self) -> float:
+        """What a token alone took, as timed after loading; 0 until that is known."""
+        return self.beat.token_seconds if self.beat else 0.0
 
     @property
     def is_started(self) -> bool:
@@ -297,8 +303,9 @@ class ModelProcess:
             case protocol.Loading():
                 self.progress = event.fraction
             case protocol.Ready():
+                self.findings = told.started(event, self.info, slept=self.slept)
                 self.info, self.offload_reason = event.info, event.offload_reason
-                self.template, self.findings, self.beat = event.template, event.findings, None
+                self.template, self.beat, self.slept = event.template, None, False
                 if self.restarts:
                     log.info("the model runs again: %s", event.offload_reason)
                 self._step_at = time.monotonic()
@@ -307,19 +314,11 @@ class ModelProcess:
                 self.send_waiting()
             case protocol.Beat():
                 self.running = event.unfinished
-                if event.token_seconds and not (self.beat and self.beat.token_seconds):
-                    self._timed(event.token_seconds)
+                if self.info and event.token_seconds and not self.token_seconds:
+                    self.findings += told.timed(self.info, event.token_seconds)
                 self.beat = event
                 return not self._is_stuck(event.steps, event.unfinished)
         return True
-
-    def _timed(self, token_seconds: float) -> None:
-        """Tokens were timed after loading, which shows whether it is a GPU that computes them."""
-        rate = 1 / token_seconds
-        log.info("one request alone gets %.*f tokens/s here", 0 if rate > 10 else 1, rate)
-        if self.info and (doubt := slow(self.info.places, token_seconds)):
-            self.findings.append(doubt)
-            log.warning("%s", doubt)
 
     def _decide(self, event: protocol.Accepted | protocol.Failed) -> None:
         """A request was taken or refused; without an id it is the loading that failed."""

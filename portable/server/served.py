@@ -78,6 +78,13 @@ class Served:
             return {}
         return beat.memory if beat else {place.device: place.bytes for place in info.offloads}
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Of this machine; Apple's survive its sleep."""
+        info = self.process.info
+        places = info.offloads if info and self.is_loaded else ()
+        return any(p.layers and p.kind == "gpu" and p.device[:3] != "MTL" for p in places)
+
     def is_tired(self, now: float) -> bool:
         """Nobody has used it for longer than it is kept."""
         return self.keep_alive is not None and now - self.used_at >= self.keep_alive
@@ -90,8 +97,6 @@ class Served:
         else:
             log.info("%s is ready in %.1f s: %s", self.id, info.load_seconds, info.placement)
             log.info("%s; context %d tokens", process.offload_reason, info.context)
-            for finding in process.findings:
-                log.log(logging.INFO if finding.note else logging.WARNING, "%s", finding)
             log.info("tool calls as %s: %s", self.speech.name, self.speech.reason)
 
     def sampling(self, said: Mapping[str, Any]) -> SamplingParams:

@@ -7,7 +7,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portable.engine.protocol import Beat
 from portable.server.replies import JSON, shown
 from portable.server.served import Served
 from portable.server.state import State
@@ -66,13 +65,8 @@ def describe(served: Served) -> dict[str, Any]:
         "size": info.size,
         "description": info.description,
         "placement": info.placement,
-        "tokens_per_second": _alone(process.beat),
+        "tokens_per_second": round(1 / process.token_seconds, 1) if process.token_seconds else None,
         "threads": process.beat.threads if process.beat else info.threads,
         "threads_reason": process.beat.threads_reason if process.beat else "",
     }
     return entry | {"meta": meta}
-
-
-def _alone(beat: Beat | None) -> float | None:
-    """What one request alone gets, as timed after loading; None until that is known."""
-    return round(1 / beat.token_seconds, 1) if beat and beat.token_seconds else None
