@@ -124,7 +124,7 @@ def every_way(load: Load, devices: list[Device], layers: int) -> bool:
                 ]
                 shared = sum(s.total for d, s in shares if d.kind == "igpu")
                 if all(s.total <= most[d.name] for d, s in shares) and (
-                    load.host(host, layers).total + shared <= most["CPU"]
+                    load.host(host, layers, helped=bool(layers)).total + shared <= most["CPU"]
                 ):
                     return True
     return False
@@ -213,7 +213,7 @@ def test_experts_leave_before_layers(shape: Shape, devices: list[Device], wish: 
     if found and 0 < found.gpu_layers <= len(shape.layers) > found.experts_on_host:
         load = load_of(shape, wish, found)
         more = replace(load, experts_on_host=found.experts_on_host + 1)
-        assert more.host(devices[-1], found.gpu_layers).total > limits(devices)["CPU"]
+        assert more.host(devices[-1], found.gpu_layers, helped=True).total > limits(devices)["CPU"]
 
 
 @SLOW

@@ -31,8 +31,8 @@ _F32, _F16 = 4, 2
 class Work:
     """What one device computes: `layers` at all, the `output`, or with a matrix `moved` to it.
 
-    llama.cpp moves weights of the host, one after the other, to a GPU that reads a long prompt
-    sooner than the host does; `moved` is the size of the largest in bytes.
+    llama.cpp moves weights of the host, one after the other, to the first GPU of this machine for
+    long prompts, and the host then computes no layer of them. `moved` is the largest, in bytes.
     """
 
     layers: bool
@@ -45,9 +45,9 @@ def estimate(shape: Shape, wish: Wish, cells: int, work: Work) -> int:
     rows = min(wish.rows, cells)
     if shape.mask_kinds == 0:
         cells = rows  # a text is seen whole, or not again
-    taken = _masks(shape, wish, rows, cells) + rows * shape.width * _F32
-    if work.layers:
-        taken += rows * _F32 * (4 * shape.width + _inner(shape, wish, cells))
+    taken = _masks(shape, wish, rows, cells) + 2 * rows * shape.width * _F32
+    if work.layers or work.moved:
+        taken += rows * _F32 * (3 * shape.width + _inner(shape, wish, cells))
     if work.output:
         logits = min(rows, wish.outputs or rows) * shape.logits
         taken = max(taken, (logits + 2 * rows * shape.width) * _F32)

@@ -97,15 +97,15 @@ class Load:
         compute = self._compute(device, Work(first < self.units - 1, last == self.units, moved))
         return Share(device.name, last - first, weights[last] - weights[first], cache, compute)
 
-    def host(self, device: Device, layers: int) -> Share:
-        """What stays on the host when the last `layers` leave it."""
+    def host(self, device: Device, layers: int, *, helped: bool = False) -> Share:
+        """What stays on the host when the last `layers` leave it; `helped` by a GPU of its own."""
         first = self.units - layers
         _, caches = self._sums
         held = sum(layer.weights for layer in self.shape.layers[:first])
         held += sum(layer.experts for layer in self.shape.layers[first : self.experts_on_host])
         held += self.shape.input + self.wish.extra + (0 if layers else self.shape.host_output)
         cache = caches[-1] if self.cache_on_host else caches[first]
-        compute = self._compute(device, Work(first > 0, not layers))
+        compute = self._compute(device, Work(first > 0 and not helped, not layers))
         compute += logits(self.shape, self.wish)
         return Share(device.name, first, held, cache, compute)
 
@@ -158,14 +158,16 @@ class Room:
         for devices in self.choices() if layers else ((),):
             shares = self._split(load, devices, layers)
             if shares is not None:
-                whole = (*shares, load.host(self.host, layers))
+                helped = any(device.kind != "rpc" for device in devices)
+                whole = (*shares, load.host(self.host, layers, helped=helped))
                 if self._fits_host(whole):
                     return whole
         return None
 
     def holds(self, load: Load, layers: int) -> bool:
         """Whether the host has room when the last `layers` leave it."""
-        return load.host(self.host, layers).total <= self.limits[self.host.name]
+        helped = self.far != self.devices
+        return load.host(self.host, layers, helped=helped).total <= self.limits[self.host.name]
 
     def _fits_host(self, shares: Sequence[Share]) -> bool:
         own = {device.name for device in self.devices if device.kind != "igpu"}
