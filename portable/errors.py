@@ -11,6 +11,7 @@
       ├── UnsupportedModel       an architecture, tokenizer or quantization we do not know
       ├── ModelFileError         a GGUF file that cannot be loaded
       ├── NotEnoughMemory
+      │     └── OutOfMemory      memory that seemed free could not be had
       ├── DiskError
       ├── Busy                   somebody else holds the lock
       │     └── QueueFull
@@ -104,6 +105,10 @@ class NotEnoughMemory(PortableError):
     exit_code = 4
     status = 503
     code = "not_enough_memory"
+
+
+class OutOfMemory(NotEnoughMemory):
+    """It was planned for: with a smaller plan it may work."""
 
 
 class DiskError(PortableError):

@@ -277,8 +277,8 @@ def test_what_does_not_fit_is_told_of(smollm2: Path, tmp_path: Path) -> None:
     llama = Llama(config)
     with pytest.raises(UsageError, match=r"other\.gguf has another vocabulary: .* tokens differ"):
         load_draft(llama, config)
-    llama._available = llama.taken + 1000  # bytes
-    with pytest.raises(NotEnoughMemory, match=r"the draft model needs .* weights"):
+    llama._room = 1000  # bytes
+    with pytest.raises(NotEnoughMemory, match=r"the draft model other\.gguf has no room: .* needs"):
         load_draft(llama, config)
     llama.close()
     with cli(str(smollm2), "--draft", str(other), "--port", "0", "--context", "256") as server:

@@ -517,9 +517,9 @@ def test_contexts_keep_to_the_model_and_to_the_memory(models: Callable[..., Path
     service.close()
     with pytest.raises(NotEnoughMemory):
         weights = Weights(config(models("minilm")))
-        weights._available = 50_000_000
+        weights._room = 50_000_000
         Pooled(weights, config(models("minilm"), context=512))
-    weights._available = weights._bytes + 2 * 300 * 4 * weights.vocabulary
+    weights._room = 2 * 300 * 4 * weights.vocabulary
     pooled = Pooled(weights, config(models("minilm")))
     weights.close()
     assert pooled.context == 512  # never less than a batch

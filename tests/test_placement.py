@@ -11,12 +11,9 @@ from portable.engine import native
 from portable.engine.config import LONGEST_CONTEXT, EngineConfig, LoadMode, Rope
 from portable.engine.llama import Llama
 from portable.engine.native import lib, listen, use_numa
-from portable.engine.offload.device import Device
-from portable.engine.placement import chosen, experts_pattern
+from portable.engine.placement import experts_pattern, why_no_device
 from portable.errors import UsageError
 from portable.flags import Running
-
-ONE, TWO = Device("CUDA0", "One", 4 << 30, 6 << 30), Device("RPC0", "Two", 2 << 30, 2 << 30)
 
 
 def config(**fields: object) -> EngineConfig:
@@ -24,36 +21,40 @@ def config(**fields: object) -> EngineConfig:
 
 
 @pytest.mark.parametrize(
-    ("fields", "names"),
-    [
-        ({}, ["CUDA0", "RPC0"]),
-        ({"devices": ("rpc0", "CUDA0")}, ["RPC0", "CUDA0"]),
-        ({"devices": ()}, []),
-        ({"main_gpu": 1}, ["RPC0"]),
-        ({"devices": ("RPC0",), "main_gpu": 0, "gpu_layers": 3}, ["RPC0"]),
-        ({"tensor_split": (3, 1)}, ["CUDA0", "RPC0"]),
-    ],
-)
-def test_devices_are_those_that_were_named(fields: dict[str, object], names: list[str]) -> None:
-    assert [device.name for device in chosen([ONE, TWO], config(**fields))] == names
-
-
-@pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"devices": ("CUDA1",)}, "--device cuda1 is not there (choose from: CUDA0, RPC0)"),
-        ({"main_gpu": 2}, "--main-gpu 2 is not there"),
-        ({"tensor_split": (1, 1, 1)}, "3 shares for 2 devices"),
         ({"tensor_split": (0, 0)}, "a share of 0 or more"),
         ({"tensor_split": (float("nan"), 1)}, "a share of 0 or more"),
         ({"tensor_split": (1, 1), "main_gpu": 0}, "nothing to split"),
         ({"cpu_moe": -1}, "cpu moe is -1"),
     ],
 )
-def test_devices_that_cannot_be_meant_are_refused(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        chosen([ONE, TWO], config(**fields))
-    assert said in str(refused.value)
+def test_what_cannot_be_meant_is_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "backends", "visible", "said"),
+    [
+        ({"gpu_layers": 0}, ["CUDA", "CPU"], None, "CPU, as asked by --gpu-layers 0"),
+        ({"devices": ()}, ["CUDA", "CPU"], None, "CPU, as asked by --device none"),
+        ({}, ["CPU", "RPC"], None, "CPU: llama.cpp is built without a GPU backend"),
+        ({}, ["CUDA", "CPU"], "", "CPU: CUDA sees no GPU with CUDA_VISIBLE_DEVICES=''"),
+        ({"gpu_layers": "all"}, ["Vulkan"], "0", "so --gpu-layers all has no effect"),
+    ],
+)
+def test_why_everything_lies_on_the_host(
+    fields: dict[str, object],
+    backends: list[str],
+    visible: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert said in why_no_device(config(**fields), [], backends)
 
 
 def test_flags_become_the_configuration() -> None:

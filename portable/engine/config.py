@@ -71,6 +71,7 @@ class EngineConfig:
     `pooling` is how a text's tokens become its embedding: auto is the model's own way, or their
     mean; with none a model that generates text makes no embeddings.
     Without `repack` weights stay as the file has them: less memory, and slower.
+    Plans that ran out of memory are remembered in the folder `plans`, if there is one.
     Prefixes that are worth it lie in the folder `prompt_cache`, if there is one, and in
     `prompt_cache_bytes` at most; None is a share of the free disk.
 
@@ -106,6 +107,7 @@ class EngineConfig:
     draft: Path | None = None
     adapter: Path | None = None
     repack: bool = True
+    plans: Path | None = None
     prompt_cache: Path | None = None
     prompt_cache_bytes: int | None = None
     rpc: tuple[str, ...] = ()

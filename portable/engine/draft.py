@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from portable.engine.config import EngineConfig
+from portable.engine.fallback import stepping_down
 from portable.engine.llama import Llama
 from portable.engine.speculation.draftmodel import DraftModel
 from portable.engine.speculation.vocabularies import check_same
 from portable.engine.threads import Threads
-from portable.errors import UsageError
+from portable.errors import NotEnoughMemory, UsageError
 
 
 def load_draft(main: Llama, config: EngineConfig, threads: Threads | None = None) -> DraftModel:
@@ -30,7 +31,12 @@ def load_draft(main: Llama, config: EngineConfig, threads: Threads | None = None
         adapter=None,
         prompt_cache=None,
     )
-    draft = Llama(own, beside=main)
+    try:
+        draft = stepping_down(own, lambda fallback: Llama(own, beside=main, fallback=fallback))
+    except NotEnoughMemory as error:
+        raise NotEnoughMemory(
+            f"the draft model {path.name} has no room: {error.message}", hint="leave --draft out"
+        ) from error
     try:
         _check_keeps_parts(draft, path.name)
         check_same(main.spelling(), draft.spelling(), path.name)

@@ -17,12 +17,12 @@ from portable.engine import state as states
 from portable.engine.backend import Aborted, CacheFull, Loading, ModelInfo
 from portable.engine.batch import Batch
 from portable.engine.config import EngineConfig, Rope
+from portable.engine.fallback import Fallback
 from portable.engine.machine import available_memory
-from portable.engine.native import last_words, lib
-from portable.engine.offload.memory import fitting_context
+from portable.engine.native import SMALLER, last_words, lib
 from portable.engine.sequence import Slice
 from portable.engine.weights import Weights
-from portable.errors import EngineError, UnsupportedModel
+from portable.errors import EngineError, OutOfMemory, UnsupportedModel
 
 if TYPE_CHECKING:
     from portable.engine.backend import State
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 # Of the free memory, for prefixes that cannot be shortened.
 _SHARE_FOR_MARKS = 10
 
-# ggml_type, and bits of a value.
-_KV_TYPES = {"f16": (1, 16), "q8_0": (8, 8.5), "q4_0": (2, 4.5)}
+# ggml_type.
+_KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
+# What llama_decode returns when a buffer cannot be had.
+_NO_MEMORY = -2
 
 
 class Llama(Weights):
@@ -47,9 +49,13 @@ class Llama(Weights):
         loading: Loading | None = None,
         watch: Any = None,
         beside: Weights | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
-        super().__init__(config, loading, beside)
         self._watch = watch or lib.ggml_backend_sched_eval_callback()
+        super().__init__(config, loading, beside, fallback)
+
+    def _open(self, config: EngineConfig, loading: Loading | None) -> None:
+        super()._open(config, loading)
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
         if not self._memory or lib.llama_model_has_encoder(self._model):
@@ -89,6 +95,8 @@ class Llama(Weights):
         if code == 2:
             self.clear_abort()
             raise Aborted
+        if code == _NO_MEMORY:
+            raise OutOfMemory("memory ran out in the midst of a step", hint=SMALLER)
         if code:
             raise EngineError(f"llama.cpp could not decode (code {code})", hint=last_words())
         if not rows:
@@ -168,7 +176,7 @@ class Llama(Weights):
         # Of some models the context's length chooses the rope's factors.
         flash = self._flash_attention(config)
         stretched = [config.rope] if config.rope != Rope() else []
-        return states.identity(config, self._kv_type, flash, self.context, *stretched)
+        return states.identity(config, self.plan.kv_type, flash, self.context, *stretched)
 
     def info(self) -> ModelInfo:
         return self.describe(self.context)
@@ -176,32 +184,24 @@ class Llama(Weights):
     # --- loading ---
 
     def _make_context(self, config: EngineConfig) -> lib.llama_context_p:
-        self._kv_type = "f16" if config.kv_type == "auto" else config.kv_type
-        kind, bits = _KV_TYPES[self._kv_type]
         # In cells of its own a sequence lies as if it were alone, and sums add up in one order.
         apart = config.slots if config.deterministic else 1
-        context = config.context or self._fitting(config, apart * self.cache_bytes(1, bits))
-        cells = context * apart
-        self.claim(self.cache_bytes(cells, bits))
+        held = self.plan.shares[-1]
+        self.claim(held.cache + held.compute)
         params = self.context_params(config)
         params.kv_unified = not config.deterministic
-        params.n_ctx = cells
+        params.n_ctx = self.plan.context * apart
         params.n_batch = params.n_ubatch = config.step_tokens + config.slots
         params.n_seq_max = config.slots + config.keeps_prompts  # one for `save_state`
         # Room for logits of every token would take hundreds of megabytes.
         params.n_outputs_max = max(config.rows, params.n_seq_max)
         params.flash_attn_type = self._flash_attention(config)
         params.cb_eval = self._watch
-        params.type_k = params.type_v = kind
+        params.type_k = params.type_v = _KV_TYPES[self.plan.kv_type]
         return self.open_context(params)
 
-    def _fitting(self, config: EngineConfig, token_bytes: float) -> int:
-        context = min(self.trained_context, config.default_context)
-        free = self._available - self._bytes
-        return context if self.offload.layers else fitting_context(context, token_bytes, free)
-
     def _flash_attention(self, config: EngineConfig) -> int:
-        if self._kv_type != "f16":
+        if self.plan.kv_type != "f16":
             return 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED: without it the values stay f16
         wanted = config.flash_attention
         # Without it a decode also reads the cells of idle prefixes: 4,096 of them cost more than

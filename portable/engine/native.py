@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -17,7 +18,13 @@ from typing import Any
 from portable.engine import death, libllama
 from portable.engine.cores import default_threads
 from portable.engine.offload.device import Device, Kind
-from portable.errors import EngineError, ModelFileError, UnsupportedModel
+from portable.errors import (
+    EngineError,
+    ModelFileError,
+    OutOfMemory,
+    PortableError,
+    UnsupportedModel,
+)
 
 # ggml reads this when it is loaded; without it an abort first waits for a debugger.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -60,6 +67,8 @@ else:
 __all__ = [
     "BEGINNING",
     "LOG",
+    "SMALLER",
+    "allocation_failed",
     "device_handle",
     "last_words",
     "lib",
@@ -72,6 +81,14 @@ __all__ = [
 ]
 
 _KINDS: dict[int, Kind] = {1: "gpu", 2: "igpu"}  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+# What ggml, its backends and llama.cpp say of memory that they do not get.
+_NO_MEMORY = re.compile(
+    r"out of memory|(unable|failed) to (re)?allocate(?!.*(pinned|reorder))|bad_alloc"
+    r"|alloc(ation)?( of size \d+)? failed(?!, retrying)|failed to reserve memory"
+    r"|OutOf(Device|Host)Memory",
+    re.IGNORECASE,
+)
+SMALLER = "try a smaller --context or a smaller --quant"
 _NUMA: list[str] = []  # ggml takes the first strategy only
 LOG: deque[str] = deque(maxlen=400)
 BEGINNING: list[str] = []  # what was said while the backends were loaded
@@ -132,10 +149,11 @@ def use_numa(strategy: str) -> None:
 
 
 def load_model(path: Path, params: lib.llama_model_params) -> lib.llama_model_p:
-    """A model, which its owner frees. Raises ModelFileError or UnsupportedModel."""
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    """A model, which its owner frees. Raises ModelFileError, UnsupportedModel or OutOfMemory."""
+    with listen() as said:
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise _load_error(path)
+        raise _load_error(path, "".join(said))
     return model
 
 
@@ -203,7 +221,15 @@ def last_words() -> str:
     return next((line for line in reversed(lines) if "error" in line or "failed" in line), "")
 
 
-def _load_error(path: Path) -> ModelFileError | UnsupportedModel:
+def allocation_failed(said: str) -> str:
+    """The line of llama.cpp, or of a backend, that says so; empty if none does."""
+    lines = (line.strip() for line in said.splitlines())
+    return next((line for line in lines if _NO_MEMORY.search(line)), "")
+
+
+def _load_error(path: Path, said: str) -> PortableError:
+    if words := allocation_failed(said):
+        return OutOfMemory(f"there is no memory for {path.name}: {words}", hint=SMALLER)
     words = next((line.strip() for line in LOG if "error" in line), last_words())
     kind = UnsupportedModel if "unknown model architecture" in words else ModelFileError
     return kind(f"llama.cpp cannot load {path.name}: {words}", hint="convert or download it again")

@@ -1,14 +1,19 @@
-"""Which devices are asked for, and a plan in llama.cpp's own parameters; decides nothing."""
+"""A plan in llama.cpp's own parameters, and the host as a device; decides nothing."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 
+import psutil
+
+from portable.engine.buffers import HOST
 from portable.engine.config import EngineConfig, Rope
+from portable.engine.machine import available_memory
 from portable.engine.native import device_handle, lib, libggml
 from portable.engine.offload.device import Device
-from portable.errors import UsageError
+from portable.engine.processor import processor
 
 _LOAD_MODES = {
     "auto": lib.LLAMA_LOAD_MODE_AUTO,
@@ -31,30 +36,28 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
 
 
-def chosen(devices: Sequence[Device], config: EngineConfig) -> list[Device]:
-    """Those that the configuration names, in its order; all without a name.
+def host() -> Device:
+    """This machine's memory, as far as this process may still take it."""
+    total = psutil.virtual_memory().total
+    return Device(HOST, processor().name, available_memory(), total, "cpu", HOST)
 
-    Raises UsageError for a device that is not there.
-    """
-    known = {device.name.lower(): device for device in devices}
-    wanted = [*known] if config.devices is None else [name.lower() for name in config.devices]
-    if missing := [name for name in wanted if name not in known]:
-        there = ", ".join(device.name for device in devices) or "there are none but the CPU"
-        raise UsageError(f"--device {','.join(missing)} is not there", hint=f"choose from: {there}")
-    found = [known[name] for name in wanted]
-    if config.main_gpu is not None:
-        if config.main_gpu >= len(found):
-            raise UsageError(
-                f"--main-gpu {config.main_gpu} is not there: {len(found)} devices are used",
-                hint="they are counted from 0",
-            )
-        found = [found[config.main_gpu]]
-    if len(config.tensor_split) > len(found):
-        raise UsageError(
-            f"--tensor-split has {len(config.tensor_split)} shares for {len(found)} devices",
-            hint="one share a device",
-        )
-    return found
+
+def why_no_device(config: EngineConfig, devices: Sequence[Device], backends: Sequence[str]) -> str:
+    """Why everything lies on the host, if it does."""
+    if config.gpu_layers == 0 or config.devices == ():
+        flag = "--device none" if config.devices == () else "--gpu-layers 0"
+        return f"CPU, as asked by {flag}"
+    gpu = [name for name in backends if not name.startswith(("CPU", "RPC", "BLAS"))]
+    why = f"{', '.join(gpu)} sees no GPU" if gpu else "llama.cpp is built without a GPU backend"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "CUDA" in gpu and visible is not None:
+        why += f" with CUDA_VISIBLE_DEVICES={visible!r}"
+    wish = (
+        ""
+        if config.gpu_layers == "auto"
+        else f", so --gpu-layers {config.gpu_layers} has no effect"
+    )
+    return f"CPU: {'no device has room' if devices else why}{wish}"
 
 
 def model_params(

@@ -15,6 +15,7 @@ from portable.engine.embedding.kind import kind_of, wrong_model
 from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.worker import Turn
 from portable.engine.engine import Engine
+from portable.engine.fallback import stepping_down
 from portable.engine.grammar import Grammars
 from portable.engine.inspection import examine
 from portable.engine.llama import Llama
@@ -46,9 +47,11 @@ class Service:
                 hint="choose a model that generates text",
             )
         self._config = config
-        self._llama = self.weights = Llama(config, loading)
+        self._llama = self.weights = stepping_down(
+            config, lambda fallback: Llama(config, loading, fallback=fallback)
+        )
         self.info: ModelInfo = self._llama.info()
-        self.offload_reason = self._llama.offload.reason
+        self.offload_reason = self._llama.plan.reason
         self.template = self._llama.chat_template or ""
         template = template_of(self._llama)
         self.prompter = Prompter(self._llama, template)

@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import psutil
-
 from portable import gguf
 from portable.engine.adapter import check_adapter, load_adapter
 from portable.engine.backend import Loading, ModelInfo, Task
-from portable.engine.buffers import HOST, Buffers
+from portable.engine.buffers import Buffers
 from portable.engine.buffers import read as read_buffers
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms, find_cores, settle
-from portable.engine.machine import available_memory, check_file
+from portable.engine.fallback import Fallback
+from portable.engine.machine import check_file
 from portable.engine.native import (
+    SMALLER,
+    allocation_failed,
     last_words,
     lib,
     list_devices,
@@ -29,17 +30,16 @@ from portable.engine.native import (
     start,
     use_numa,
 )
-from portable.engine.offload.device import Device
-from portable.engine.offload.former import ALL_LAYERS, plan
-from portable.engine.offload.memory import check_memory
+from portable.engine.offload.device import GIB
+from portable.engine.offload.plan import Plan
 from portable.engine.offload.shape import shape_of
-from portable.engine.placement import chosen, model_params, set_rope
+from portable.engine.offload.wish import wish_of
+from portable.engine.placement import host, model_params, set_rope, why_no_device
 from portable.engine.places import Place, places
-from portable.engine.processor import processor
 from portable.engine.rpc.devices import blamed, connect, without_some
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
-from portable.errors import EngineError, NotEnoughMemory
+from portable.errors import EngineError, NotEnoughMemory, OutOfMemory
 
 _SAMPLING_KEYS = {
     "temperature": "temp",
@@ -54,7 +54,8 @@ class Weights(Vocabulary):
     """A model and its adapter, and all contexts over them: `close` frees what is left of these.
 
     It is a draft model if it is loaded `beside` another, with the memory that this one leaves.
-    Raises ModelFileError, UnsupportedModel, NotEnoughMemory or EngineError while loading.
+    `fallback` says what to try. Raises ModelFileError, UnsupportedModel, NotEnoughMemory, which is
+    OutOfMemory if there should be enough, or EngineError while loading.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Weights(Vocabulary):
         config: EngineConfig,
         loading: Loading | None = None,
         beside: Weights | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         self._beside = beside
         self._started = time.perf_counter()
@@ -69,23 +71,18 @@ class Weights(Vocabulary):
             check_file(file)
         start()
         use_numa(config.numa)
-        missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
-        config = without_some(config) if missing else config
-        devices, backends = list_devices(config.rpc)
-        self.devices = chosen(devices, config)
-        self._path, self._workers = config.model, config.rpc
-        self._before = [*self.devices, _host()]
-        self.offload = plan(
-            config.gpu_layers, self.devices, backends, os.environ.get("CUDA_VISIBLE_DEVICES")
-        )
-        without = "".join(f"; without a worker: {error.message}" for error in missing)
-        self.offload = replace(self.offload, reason=self.offload.reason + without)
+        self._workers = config.rpc
         self.cores = find_cores()
         self.threads, self._power = settle(self.cores, config.threads, eco=config.eco)
-        self._stop = contextlib.ExitStack()
         self.buffers = Buffers()
-        with blamed(missing):
-            super().__init__(self._load_model(config, loading))
+        self._stop = contextlib.ExitStack()
+        self.fallback = fallback or Fallback(config)
+        self.plan = self._planned(config)
+        with self.undone():
+            self._open(config, loading)
+
+    def _open(self, config: EngineConfig, loading: Loading | None) -> None:
+        super().__init__(self._load_model(config, loading))
         self._on_host = self._stayed()
         stretch = config.rope.scale or 1
         self.trained_context = int(lib.llama_model_n_ctx_train(self._model) * stretch)
@@ -98,6 +95,15 @@ class Weights(Vocabulary):
         self._adapter_name = config.adapter.name if config.adapter else ""
         self._abort_flag = ctypes.create_string_buffer(2)
         self._loaded()
+
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """What was loaded is freed if the rest cannot be."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def abort(self) -> None:
         """Interrupt the running decode, or the next one if none is running. Any thread may call."""
@@ -141,7 +147,7 @@ class Weights(Vocabulary):
     def places(self) -> tuple[Place, ...]:
         """What lies where, and what memory is left there now."""
         found, _ = list_devices(self._workers)
-        return places(self.buffers, self._before, [*found, _host()], self._on_host)
+        return places(self.buffers, self._before, [*found, host()], self._on_host)
 
     def join(self, beside: Weights) -> None:
         """Count what lies `beside` this model for its sake as its own, but for the layers."""
@@ -151,9 +157,8 @@ class Weights(Vocabulary):
     def _stayed(self) -> int:
         """Bytes of the weights that lie on no other device."""
         elsewhere = sum(self.buffers.elsewhere().values())
-        if elsewhere:  # embeddings that are also the output lie in both places
-            shape = shape_of([gguf.read(part) for part in gguf.shards(self._path)])
-            elsewhere -= shape.input if shape.tied else 0
+        if elsewhere and self._shape.tied:  # embeddings that are the output lie in both places
+            elsewhere -= self._shape.input
         return int(lib.llama_model_size(self._model)) - elsewhere
 
     def _sampling(self) -> Iterator[tuple[str, float]]:
@@ -166,20 +171,38 @@ class Weights(Vocabulary):
 
     # --- loading ---
 
-    def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
-        self._bytes = _size(config)
-        self._available = available_memory()
+    def _planned(self, config: EngineConfig) -> Plan:
+        """What is to lie where. Raises NotEnoughMemory, and UsageError for wrong devices."""
+        missing = connect(config.rpc) if config.gpu_layers != 0 and config.devices != () else ()
+        config = without_some(config) if missing else config
+        devices, backends = list_devices(config.rpc)
+        own = host()
         if self._beside:
-            self._available = min(self._available, self._beside.room)
-        self._claimed = 0
-        self.claim(0)
-        experts = 1024 if config.cpu_moe == "all" else config.cpu_moe
+            own = replace(own, free=min(own.free, self._beside.room))
+        shape = shape_of([gguf.read(file) for file in gguf.shards(config.model)])
+        trained = int(shape.trained_context * (config.rope.scale or 1))
+        adapter, draft = (gguf.size(f) if f else 0 for f in (config.adapter, config.draft))
+        with blamed(missing):
+            plan = self.fallback.plan(
+                replace(shape, trained_context=trained),
+                [*devices, own],
+                wish_of(config, extra=adapter + draft),
+                unused=why_no_device(config, devices, backends),
+            )
+        self._before, self._shape = [*devices, own], shape
+        used = {device.name: device for device in devices}
+        self.devices = [used[name] for name in plan.devices]
+        self._room = own.free - plan.shares[-1].weights + draft
+        without = "".join(f"; without a worker: {error.message}" for error in missing)
+        return replace(plan, reason=plan.reason + without)
+
+    def _load_model(self, config: EngineConfig, loading: Loading | None) -> lib.llama_model_p:
         params = model_params(
             config,
-            self.devices if self.offload.layers else [],
-            999 if self.offload.layers == ALL_LAYERS else self.offload.layers,
-            config.tensor_split,
-            0 if experts == "auto" else experts,
+            self.devices,
+            self.plan.gpu_layers,
+            self.plan.tensor_split,
+            self.plan.experts_on_host,
         )
 
         def report(fraction: float, _data: object) -> bool:
@@ -216,19 +239,21 @@ class Weights(Vocabulary):
     @property
     def room(self) -> int:
         """Bytes of this machine's memory that the weights and the contexts so far leave."""
-        return int(max(0, self._available - self._bytes - self._claimed))
+        return max(0, self._room)
 
     @property
     def taken(self) -> int:
-        """Bytes of the weights and the contexts so far."""
-        return self._bytes + self._claimed
+        """Bytes of this machine's memory for the weights and the planned context."""
+        return self.plan.shares[-1].total
 
     def claim(self, context: int) -> None:
         """Raise NotEnoughMemory unless there is room for a context of so many bytes."""
-        if not self.offload.layers:
-            what = "the draft model" if self._beside else "the model"
-            check_memory(self._bytes, self._claimed + context, self._available, what)
-            self._claimed += context
+        if context > self._room and not self.plan.gpu_layers:
+            raise NotEnoughMemory(
+                f"it takes {context / GIB:.1f} GiB of memory, {self.room / GIB:.1f} are free",
+                hint=SMALLER,
+            )
+        self._room -= context
 
     def context_params(self, config: EngineConfig) -> lib.llama_context_params:
         """What all contexts have in common."""
@@ -238,7 +263,8 @@ class Weights(Vocabulary):
         params.no_perf = True
         set_rope(params, config.rope)
         # "On the CPU" means that nothing is computed elsewhere, large prompts included.
-        params.op_offload = params.offload_kqv = bool(self.offload.layers)
+        params.op_offload = bool(self.plan.gpu_layers)
+        params.offload_kqv = params.op_offload and not self.plan.cache_on_host
         # strlen is the callback: "" is 0, go on; "\1" is 1, stop. ggml asks hundreds of times a
         # token, which a Python function would answer at a cost of some percent of the speed.
         strlen = ctypes.CDLL(None).strlen if os.name != "nt" else ctypes.cdll.msvcrt.strlen
@@ -254,9 +280,10 @@ class Weights(Vocabulary):
         with listen() as said:
             made = lib.llama_init_from_model(self._model, params)
         if not made:
-            raise NotEnoughMemory(
+            words = allocation_failed("".join(said))
+            raise (OutOfMemory if words else NotEnoughMemory)(
                 f"llama.cpp could not make a context of {params.n_ctx} tokens",
-                hint=last_words() or "try a smaller --context",
+                hint=words or last_words() or SMALLER,
             )
         self._note(said)
         self._stop.callback(lib.llama_free, made)
@@ -275,15 +302,3 @@ class Weights(Vocabulary):
         value = int(self.metadata(f"{arch}.attention.value_length") or default)
         groups = lib.llama_model_n_head_kv(self._model) * lib.llama_model_n_layer(self._model)
         return int(tokens * groups * (key + value) * bits / 8)
-
-
-def _host() -> Device:
-    """The memory that this process may still take."""
-    total = psutil.virtual_memory().total
-    return Device(HOST, processor().name, available_memory(), total, "cpu", "CPU")
-
-
-def _size(config: EngineConfig) -> int:
-    """Bytes of the model and its adapter."""
-    adapter = config.adapter.stat().st_size if config.adapter else 0
-    return gguf.size(config.model) + adapter

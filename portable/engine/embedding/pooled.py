@@ -43,7 +43,7 @@ class Pooled:
         self.width = weights.labels if self.pooling == "rank" else weights.width
         self.slots = _SLOTS if weights.can_keep_part else 1
         self.context = self._fitting(weights, config)
-        self._weights = weights
+        self.weights = weights
         self._sums: dict[int, Vectors] = {}
         self._context = weights.open_context(self._params(weights, config))
         self._memory = lib.llama_get_memory(self._context)
@@ -129,7 +129,7 @@ class Pooled:
             return
         code = lib.llama_decode(self._context, self._batch.struct)
         if code == 2:
-            self._weights.clear_abort()
+            self.weights.clear_abort()
             raise Aborted
         if code:
             raise EngineError(f"llama.cpp could not encode (code {code})", hint=last_words())
@@ -170,7 +170,7 @@ class Pooled:
             params.n_batch = params.n_ubatch = max(config.step_tokens, self.slots)
             params.n_outputs_max = self.slots
         long = self.whole and self.context > _LONG
-        auto = -1 if weights.offload.layers else int(long)
+        auto = -1 if weights.plan.gpu_layers else int(long)
         params.flash_attn_type = {"auto": auto, "on": 1, "off": 0}[config.flash_attention]
         return params
 

@@ -8,6 +8,7 @@ from portable.engine.embedding.embedder import Embedder
 from portable.engine.embedding.kind import kind_of
 from portable.engine.embedding.pooled import Pooled
 from portable.engine.embedding.worker import at_once
+from portable.engine.fallback import Fallback, stepping_down
 from portable.engine.inspection import examine
 from portable.engine.weights import Weights
 
@@ -20,13 +21,18 @@ class EmbeddingService:
     prompter = None
 
     def __init__(self, config: EngineConfig, loading: Loading | None = None) -> None:
-        self.weights = Weights(config, loading)
-        self._pooled = Pooled(self.weights, config)
+        def pooled(fallback: Fallback) -> Pooled:
+            weights = Weights(config, loading, fallback=fallback)
+            with weights.undone():
+                return Pooled(weights, config)
+
+        self._pooled = stepping_down(config, pooled)
+        self.weights = self._pooled.weights
         self._seconds = config.step_seconds
         self.threads = self.weights.spare_threads(config)
         self.info = self.weights.describe(self._pooled.context, kind_of(config).task)
         self.findings = examine(config, self.info.places)
-        self.offload_reason = self.weights.offload.reason
+        self.offload_reason = self.weights.plan.reason
 
     def embedder(self) -> Embedder:
         return Embedder(self._pooled, self._seconds, self.threads)
