@@ -22,14 +22,18 @@ from portable.cli.app import app
 from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed
 from portable.engine.offload.device import Device
 from portable.engine.offload.wish import Wish
-from portable.fit.fit import Question, Row, choose, rows
+from portable.errors import DiskError, NotEnoughMemory
+from portable.fit.fit import Case, Question, Row, _case, choose, rows
 from portable.fit.machine import Machine
+from portable.fit.variant import Variant
+from portable.obtain import ready
 from portable.obtain.look import look
 from portable.obtain.model import Wish as Asked
 from portable.progress import silent
 
 REPO = "org/Model-1.5B"
 TIMES = Machine.times
+CASE = _case
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 
 
@@ -266,3 +270,56 @@ def test_what_was_timed_among_busy_programs_is_told_and_not_kept(
     said: list[str] = []
     TIMES(Machine(2), [Sum(64)], said.append)
     assert "1.5 cores busy" in said[-1] and not Machine(2).path.exists()
+
+
+# --- what is fetched
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine that holds only what takes no more than Q4_0 does; what is said on it."""
+    monkeypatch.setattr("portable.obtain.fitting.available_memory", lambda: 0)
+
+    def case(variant: Variant, question: Question) -> Case:
+        made = CASE(variant, question)
+        return replace(made, why="" if variant.quant == "Q4_0" else "it is too large")
+
+    monkeypatch.setattr("portable.fit.fit._case", case)
+    return []
+
+
+def test_what_nobody_named_is_fetched_as_it_fits(
+    fake: FakeHub, files: dict[str, Path], small: list[str]
+) -> None:
+    fake.add(REPO, {path.name: path.read_bytes() for path in files.values()})
+    wish = replace(asked(), say=small.append)
+    made = ready(f"ms://{REPO}", wish)
+    assert made.path.name == files["Q4_0"].name
+    assert "Q4_K_M would not fit this machine: taking Q4_0" in small
+    assert ready(f"ms://{REPO}", wish).path == made.path
+    named = ready(f"ms://{REPO}:Q8_0", wish)
+    assert named.path.name == files["Q8_0"].name
+
+
+def test_where_nothing_fits_nothing_is_fetched_unless_that_is_forced(
+    fake: FakeHub, files: dict[str, Path], small: list[str], tmp_path: Path
+) -> None:
+    path = files["Q4_K_M"]
+    fake.add(REPO, {path.name: path.read_bytes()})
+    with pytest.raises(NotEnoughMemory, match="it is too large"):
+        ready(f"ms://{REPO}", asked())
+    assert not list((tmp_path / "caches").rglob("*.gguf"))
+    made = ready(f"ms://{REPO}", replace(asked(), force=True))
+    assert made.path.read_bytes() == path.read_bytes()
+
+
+def test_a_disk_that_looks_too_small_may_be_forced(
+    fake: FakeHub, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files["Q4_K_M"]
+    fake.add(REPO, {path.name: path.read_bytes()})
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DiskError, match="are free"):
+        ready(f"ms://{REPO}", asked())
+    assert ready(f"ms://{REPO}", replace(asked(), force=True)).path.is_file()

@@ -51,10 +51,10 @@ NATIVE_DOORS = {"portable/engine/native.py", "convert/quantize.py"}
 THROUGH_THE_DOOR = {
     "portable/engine/adapter.py",
     "portable/engine/batch.py",
-    "portable/engine/dry_run.py",
     "portable/engine/embedding/pooled.py",
     "portable/engine/ggml.py",
     "portable/engine/inspection.py",
+    "portable/engine/layout.py",
     "portable/engine/llama.py",
     "portable/engine/placement.py",
     "portable/engine/probe.py",

@@ -152,14 +152,16 @@ def test_a_file_that_is_not_there_is_named_with_what_is_near(fake: FakeHub) -> N
 
 
 @BOTH
-def test_a_dry_run_fetches_nothing_and_says_the_sizes(
+def test_a_dry_run_fetches_no_weights_and_says_the_sizes(
     fake: FakeHub, checkpoint: Path, scheme: str
 ) -> None:
     fake.add(SOURCE, contents(checkpoint) | {"junk.bin": bytes(9000)})
     out = portable("pull", scheme + SOURCE, "--dry-run").out
     assert "model.safetensors" in out and "junk" not in out
     assert "to fetch; " in out and " free in " in out
-    assert not fake.state.asked("FilePath") and not fake.state.asked("resolve")
+    header = 8 + int.from_bytes((checkpoint / "model.safetensors").read_bytes()[:8], "little")
+    assert max(stop for _, stop in fake.state.sent["model.safetensors"]) == header
+    assert "Q4_K_M fits with 512 tokens: " in out
     portable("pull", scheme + SOURCE, "config.json")
     line = next(
         x

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.cli.run import engine
+from portable.cli.run import check_workers, engine
 from portable.errors import DiskError, NotEnoughMemory, PortableError, UsageError
 from portable.flags import Running, Source
 
@@ -73,6 +73,7 @@ def asked(source: Source, running: Running, *, prompt: int, again: bool = False)
     if running.draft:
         raise UsageError("fit looks at one model", hint="leave --draft out", param="draft")
     model = Model(Path(source.model or "model"), "")
+    check_workers(running)
     config = engine(model, source, running, slots=1)
     extra = config.adapter.stat().st_size if config.adapter and config.adapter.is_file() else 0
     here, missing = devices(config.rpc)

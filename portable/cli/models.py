@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.errors import ModelFileError, UsageError
+from portable.errors import ModelFileError, PortableError, UsageError
 from portable.flags import complete_model
 
 if TYPE_CHECKING:
+    from portable.obtain import Wish
     from portable.obtain.files import Selection
     from portable.shelf import Item, Partial
 
@@ -40,6 +42,9 @@ def pull(
     ] = False,
     quant: Annotated[str | None, typer.Option("--quant", "-q", help="E.g. Q4_K_M.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch what disk or memory looks too small for, too.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print progress and the result as JSON lines.")
@@ -48,27 +53,29 @@ def pull(
     """Fetch a model into the store, or files of a repository into a folder."""
     import convert as converter
     from portable.hub import offline_by_environment
-    from portable.obtain import Wish, obtain
+    from portable.obtain import Wish, ready
     from portable.obtain.files import Wanted, at_hand, select
     from portable.progress import progress
 
     wanted = Wanted(files or (), include or (), exclude or (), local_dir)
     quant = converter.quant_name(quant) if quant else None
     with progress(quiet=quiet, as_json=as_json) as report:
+        wish = Wish(quant, revision, offline_by_environment(), say, report, force=force)
         if wanted.is_model and not dry_run:
-            made = obtain(model, quant=quant, revision=revision, say=say, progress=report)
-            return _print_paths([made.path], as_json)
-        wish = Wish(quant, revision, offline_by_environment(), say, report)
+            return _print_paths([ready(model, wish).path], as_json)
         if wanted.is_model and (here := at_hand(model, wish)):
             say("it is on this disk: there is nothing to fetch")
             return _print_paths([here], as_json)
         selection = select(model, wanted, wish)
         if not dry_run:
             return _print_paths(selection.fetch(wish), as_json)
+    verdict = _verdict(model, wish) if wanted.is_model else {}
     if as_json:
-        _print_json(selection.facts())
+        _print_json(selection.facts() | verdict)
     else:
         print(_preview(selection))
+        if verdict:
+            print(_judged(verdict["fit"]))
         if selection.is_checkpoint:
             say(f"what becomes of it: portable convert {model} --dry-run")
     selection.source.check_space(selection.listing, selection.files)
@@ -98,6 +105,38 @@ def _preview(selection: Selection) -> str:
             f"{size(free)} free in {there}",
         ]
     )
+
+
+def _verdict(model: str, wish: Wish) -> dict[str, Any]:
+    """Whether what would be fetched fits this machine, or what else of it would; bytes."""
+    from portable.fit.fit import choose, planned, usual
+    from portable.obtain.look import look
+
+    try:
+        candidates = look(model, replace(wish, say=lambda _: None))
+        cases = planned(candidates, usual())
+    except PortableError as error:  # the files can be had all the same
+        return {"fit": {"quant": None, "fits": None, "reason": error.message}}
+    best = choose(cases, candidates.default)
+    shown = best or min(cases, key=lambda case: case.variant.size)
+    return {
+        "fit": {
+            "quant": shown.variant.quant,
+            "fits": shown.fits,
+            "context": shown.plan.context,
+            "memory": sum(share.total for share in shown.plan.shares),
+            "reason": shown.why or shown.plan.reason,
+        }
+    }
+
+
+def _judged(fit: dict[str, Any]) -> str:
+    from portable.progress import size
+
+    if fit["fits"] is None:
+        return f"whether it fits this machine is not known: {fit['reason']}"
+    fits = f"fits with {fit['context']} tokens" if fit["fits"] else "does not fit"
+    return f"{fit['quant']} {fits}: {size(fit['memory'])} of memory; {fit['reason']}"
 
 
 def _state(missing: int, whole: int) -> str:

@@ -19,17 +19,16 @@ def facts(
     found: Preview, source: Checkpoint, target: Path, quant: str, keep: bool | None
 ) -> dict[str, Any]:
     """What `--json` prints. Sizes in bytes; `how` is store, stream or here."""
-    import psutil
-
-    from portable.engine.config import ENGINE
+    from portable.fit.fit import planned, usual
+    from portable.obtain.look import of_preview
 
     room = source.room
     how = "here" if not room or not room.missing else "stream" if room.streams(keep) else "store"
     folder = next(path for path in target.absolute().parents if path.is_dir())
     free = shutil.disk_usage(folder).free
-    memory = psutil.virtual_memory().available
-    context = min(found.context or ENGINE["default_context"], ENGINE["default_context"])
-    cache = context * found.cache
+    question = usual()
+    cases = {c.variant.quant: c for c in planned(of_preview(source, found, quant), question)}
+    chosen = cases[quant]
     return {
         "model": source.full_id or source.name,
         "architecture": found.architecture,
@@ -46,10 +45,11 @@ def facts(
         if room and how == "store"
         else None,
         "memory": {
-            "available": memory,
-            "needed": found.size + cache,
-            "context": context,
-            "fits": found.size + cache <= memory,
+            "available": question.devices[-1].free,
+            "needed": sum(share.total for share in chosen.plan.shares),
+            "context": chosen.plan.context,
+            "fits": chosen.fits,
+            "reason": chosen.plan.reason,
         },
         "quants": [
             {
@@ -58,7 +58,7 @@ def facts(
                 "bits": round(item.bits, 2),
                 "needs_imatrix": item.needs_imatrix,
                 "fits_disk": item.size <= free,
-                "fits_memory": item.size + cache <= memory,
+                "fits_memory": cases[item.quant].fits,
             }
             for item in found.sizes
         ],
@@ -95,7 +95,7 @@ def _text(said: dict[str, Any]) -> list[str]:
         f"{said['output']}: {said['quant']}, {size(said['size'])}, "
         f"{_fits(disk['fits'])} ({size(disk['free'])} free)",
         f"to run it with {memory['context']} tokens: {size(memory['needed'])} of memory, "
-        f"{_fits(memory['fits'])} ({size(memory['available'])} free)",
+        f"{_fits(memory['fits'])} ({size(memory['available'])} free); how fast: portable fit",
         *(f"note: {warning}" for warning in said["warnings"]),
     ]
 

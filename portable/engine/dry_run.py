@@ -1,39 +1,31 @@
 """The exact size of what llama.cpp computes in, for a model and a context that are not made.
 
-llama.cpp's own loading with `no_alloc` reads a GGUF's head and lays out its graphs; weights may be
-missing, see `sparse`. Run in a process of its own: `python -m portable.engine.dry_run`, JSON in and
-out, for llama.cpp aborts on some files.
+Weights may be missing, see `sparse`. llama.cpp is loaded in a process of its own, for it aborts on
+some files: `portable.engine.layout`.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-from psutil import Process, virtual_memory
+from psutil import virtual_memory
 
 from portable.engine import death
-from portable.engine.buffers import HOST, read
-from portable.engine.config import EngineConfig
+from portable.engine.buffers import HOST
 from portable.engine.machine import available_memory
-from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
 from portable.engine.offload.device import Device
 from portable.engine.offload.plan import Plan
 from portable.engine.offload.wish import Wish
-from portable.engine.placement import model_params
 from portable.engine.processor import processor
-from portable.engine.rpc.devices import connect
-from portable.errors import EngineError, PortableError
+from portable.errors import EngineError
 
 SECONDS = 120
-_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -94,14 +86,14 @@ class Reserved(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class _Task(msgspec.Struct):
+class Task(msgspec.Struct):
     """Workers are devices, once they are connected to."""
 
     rpc: tuple[str, ...] = ()
     requests: list[Request] = []
 
 
-class _Done(msgspec.Struct):
+class Done(msgspec.Struct):
     """`missing`: why workers are no devices."""
 
     devices: list[Device]
@@ -114,7 +106,7 @@ def dry_run(requests: Sequence[Request], rpc: tuple[str, ...] = ()) -> list[Rese
 
     What llama.cpp refuses has an `error` and no sizes.
     """
-    return _child(_Task(rpc, list(requests))).reserved
+    return _child(Task(rpc, list(requests))).reserved
 
 
 def devices(rpc: tuple[str, ...] = ()) -> tuple[list[Device], list[str]]:
@@ -122,21 +114,21 @@ def devices(rpc: tuple[str, ...] = ()) -> tuple[list[Device], list[str]]:
 
     Raises EngineError if llama.cpp cannot be loaded.
     """
-    done = _child(_Task(rpc))
+    done = _child(Task(rpc))
     name, total = processor().name, virtual_memory().total
     host = Device(HOST, name, available_memory(), total, "cpu", HOST)
     return [*done.devices, host], done.missing
 
 
-def _child(task: _Task) -> _Done:
-    command = [sys.executable, "-m", "portable.engine.dry_run"]
+def _child(task: Task) -> Done:
+    command = [sys.executable, "-m", "portable.engine.layout"]
     given = msgspec.json.encode(task)
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise EngineError("llama.cpp does not come back from laying a model out") from None
     try:
-        return msgspec.json.decode(done.stdout, type=_Done)
+        return msgspec.json.decode(done.stdout, type=Done)
     except msgspec.DecodeError:
         cause = death.explain(done.returncode, done.stderr.decode("utf-8", "replace"))
         raise EngineError(
@@ -156,72 +148,3 @@ def sparse(files: Sequence[tuple[bytes, int]]) -> Iterator[Path]:
                 file.write(head)
                 file.truncate(size)
         yield Path(folder) / names[0]
-
-
-def reserve(request: Request, workers: tuple[str, ...] = ()) -> Reserved:
-    """In this process, which is connected to these workers."""
-    start()
-    try:
-        with ExitStack() as stack, listen() as log:
-            here, _ = list_devices(workers)
-            model = load_model(Path(request.model), _model_params(request, here))
-            stack.callback(lib.llama_model_free, model)
-            context = lib.llama_init_from_model(model, _context_params(request))
-            if not context:
-                return Reserved(error=last_words() or "llama.cpp makes no such context")
-            stack.callback(lib.llama_free, context)
-            found = read("".join(log).splitlines(), here)
-            return Reserved(
-                found.compute, sum(found.output.values()), _nodes(log), Process().memory_info().rss
-            )
-    except PortableError as error:
-        return Reserved(error=error.message)
-
-
-def _nodes(log: Sequence[str]) -> int:
-    found = re.search(r"graph.*: nodes = (\d+)", "".join(log))
-    return int(found[1]) if found else 0
-
-
-def _model_params(request: Request, here: Sequence[Device]) -> lib.llama_model_params:
-    config = EngineConfig(Path(request.model), load_mode="none")
-    chosen = [device for device in here if device.name in request.devices]
-    params = model_params(
-        config, chosen, request.gpu_layers, request.tensor_split, request.experts_on_host
-    )
-    params.no_alloc = True
-    return params
-
-
-def _context_params(request: Request) -> lib.llama_context_params:
-    params = lib.llama_context_default_params()
-    params.n_ctx = request.cells
-    params.n_batch = params.n_ubatch = request.batch
-    params.n_seq_max = request.sequences
-    params.n_outputs_max = max(request.outputs, request.sequences) if request.outputs else 0
-    if request.pooling is not None:
-        params.embeddings, params.pooling_type = True, request.pooling
-    params.kv_unified = request.unified
-    params.flash_attn_type = request.flash
-    params.type_k = params.type_v = _TYPES[request.kv_type]
-    params.op_offload = bool(request.gpu_layers)
-    params.offload_kqv = bool(request.gpu_layers) and not request.cache_on_host
-    return params
-
-
-def main() -> int:
-    """`python -m portable.engine.dry_run`."""
-    results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
-    start()
-    missing = [error.message for error in connect(task.rpc)]
-    found, _ = list_devices(task.rpc)
-    done = _Done(found, missing, [reserve(request, task.rpc) for request in task.requests])
-    results.write(msgspec.json.encode(done))
-    results.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from portable.engine.config import EngineConfig
 from portable.engine.cores import default_threads
-from portable.engine.dry_run import Request, Reserved, dry_run, request_of, sparse
+from portable.engine.dry_run import Request, Reserved, devices, dry_run, request_of, sparse
 from portable.engine.offload.device import Device
 from portable.engine.offload.plan import Plan, plan
 from portable.engine.offload.shape import Shape, shape_of
-from portable.engine.offload.wish import Wish
+from portable.engine.offload.wish import Wish, wish_of
 from portable.errors import NotEnoughMemory
 from portable.fit.machine import Machine, Say
 from portable.fit.memory import Memory, memory
@@ -45,6 +47,12 @@ class Question:
     again: bool = False
 
 
+def usual() -> Question:
+    """As `portable chat` runs a model without a flag. Raises EngineError without llama.cpp."""
+    here, _ = devices()
+    return Question(wish_of(EngineConfig(Path("model"), slots=1)), here)
+
+
 @dataclass(frozen=True)
 class Row:
     """One quantization. `plan` is what would be done, or what would take least if it does not fit.
@@ -67,8 +75,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A variant that is planned; `why` it does not fit into memory."""
+class Case:
+    """A variant that is planned, or how it would take least; `why` it does not fit into memory."""
 
     variant: Variant
     shape: Shape
@@ -76,39 +84,64 @@ class _Case:
     plan: Plan
     why: str
 
+    @property
+    def fits(self) -> bool:
+        return not self.why
+
 
 def rows(candidates: Candidates, question: Question, say: Say) -> list[Row]:
     """In the candidates' order. Raises ModelFileError, UsageError and EngineError."""
-    cases = [_case(variant, question) for variant in candidates.variants]
+    cases = planned(candidates, question)
     reserved = _reserved(candidates, cases, question)
     times = _times(cases, question, say)
     return [_row(case, told, times, candidates, question) for case, told in zip(cases, reserved)]
 
 
-def choose(found: Sequence[Row], default: str) -> Row | None:
+def planned(candidates: Candidates, question: Question) -> list[Case]:
+    """Where the candidates would lie, and which do not fit; asks for no time and lays nothing out.
+
+    Raises ModelFileError and UsageError.
+    """
+    return [_case(variant, question) for variant in candidates.variants]
+
+
+class Judged(Protocol):
+    """A row or a case."""
+
+    @property
+    def variant(self) -> Variant: ...
+
+    @property
+    def fits(self) -> bool: ...
+
+
+J = TypeVar("J", bound=Judged)
+
+
+def choose(found: Sequence[J], default: str) -> J | None:
     """The default quantization if it fits, else the largest that does and is smaller, else any."""
-    fitting = [row for row in found if row.fits and not row.variant.needs_imatrix]
-    most = next((row.variant.size for row in found if row.variant.quant == default), 0)
-    smaller = [row for row in fitting if row.variant.size <= most]
-    return max(smaller or fitting, key=lambda row: row.variant.size, default=None)
+    fitting = [one for one in found if one.fits and not one.variant.needs_imatrix]
+    most = next((one.variant.size for one in found if one.variant.quant == default), 0)
+    smaller = [one for one in fitting if one.variant.size <= most]
+    return max(smaller or fitting, key=lambda one: one.variant.size, default=None)
 
 
-def _case(variant: Variant, question: Question) -> _Case:
+def _case(variant: Variant, question: Question) -> Case:
     shape = shape_of(variant.heads)
     # It sees a text once and whole, and keeps nothing of it.
     encoder = not any(layer.cache or layer.state for layer in shape.layers)
     windows = [layer.window for layer in shape.layers if layer.cache or encoder]
     work = work_of(variant.heads, windows, encoder=encoder)
     try:
-        return _Case(variant, shape, work, plan(shape, question.devices, question.wish), "")
+        return Case(variant, shape, work, plan(shape, question.devices, question.wish), "")
     except NotEnoughMemory as error:
-        *devices, host = question.devices
-        least = plan(shape, [*devices, replace(host, free=PLENTY)], question.wish)
-        return _Case(variant, shape, work, least, error.message)
+        *others, host = question.devices
+        least = plan(shape, [*others, replace(host, free=PLENTY)], question.wish)
+        return Case(variant, shape, work, least, error.message)
 
 
 def _reserved(
-    candidates: Candidates, cases: Sequence[_Case], question: Question
+    candidates: Candidates, cases: Sequence[Case], question: Question
 ) -> Iterator[Reserved]:
     """Of each case. Its type changes nothing in it: what lies alike is laid out once."""
     with sparse(candidates.files) as path:
@@ -118,7 +151,7 @@ def _reserved(
     return (told[request] for request in requests)
 
 
-def _request(path: Path, case: _Case, wish: Wish) -> Request:
+def _request(path: Path, case: Case, wish: Wish) -> Request:
     asked = request_of(path, wish, case.plan)
     if case.work.output:
         return asked
@@ -127,14 +160,14 @@ def _request(path: Path, case: _Case, wish: Wish) -> Request:
     return msgspec.structs.replace(text, outputs=0, pooling=_MEAN, flash=int(context > _LONG))
 
 
-def _times(cases: Sequence[_Case], question: Question, say: Say) -> Times:
+def _times(cases: Sequence[Case], question: Question, say: Say) -> Times:
     wanted = [one for case in cases for one in operations(case.work, case.plan.kv_type)]
     machine = Machine(question.threads or default_threads())
     return machine.times(wanted, say, again=question.again)
 
 
 def _row(
-    case: _Case, reserved: Reserved, times: Times, candidates: Candidates, question: Question
+    case: Case, reserved: Reserved, times: Times, candidates: Candidates, question: Question
 ) -> Row:
     variant, made = case.variant, case.plan
     lacks, why = ("memory", case.why) if case.why else ("", reserved.error)

@@ -50,8 +50,12 @@ class Hub(Site):
     """One hub. The methods at the end are all that its client has to answer."""
 
     def __init__(self, local_dir: Path | None = None) -> None:
-        """Files go to the client's cache, or as plain files into `local_dir`."""
+        """Files go to the client's cache, or as plain files into `local_dir`.
+
+        `force` fetches them whatever room the disk has.
+        """
         self.local_dir = local_dir
+        self.force = False
 
     @functools.cached_property
     def probe(self) -> Probe:
@@ -157,11 +161,12 @@ class Hub(Site):
         """Raises DiskError when what has still to come would not fit."""
         missing = sum(self.missing(listing, file) for file in files)
         there, free = self.room(listing)
-        if missing > free:
+        if missing > free and not self.force:
             raise DiskError(
                 f"{listing.repo} needs {missing / 1e9:.1f} GB in {there}, "
                 f"and {free / 1e9:.1f} GB are free",
-                hint="free some space, or move the hub's cache: HF_HOME, MODELSCOPE_CACHE",
+                hint="free some space, or move the hub's cache: HF_HOME, MODELSCOPE_CACHE; "
+                "pull --force fetches all the same",
             )
 
     @abstractmethod

@@ -16,10 +16,11 @@ import convert
 from portable import hub
 from portable.errors import UsageError
 from portable.obtain import local, remote
+from portable.obtain.fitting import settle
 from portable.obtain.model import Checkpoint, Model, Say, Wish
 from portable.progress import Report, silent
 
-__all__ = ["Checkpoint", "Model", "Wish", "fetch_checkpoint", "obtain", "quant_of"]
+__all__ = ["Checkpoint", "Model", "Wish", "fetch_checkpoint", "obtain", "quant_of", "ready"]
 
 
 def obtain(
@@ -31,18 +32,24 @@ def obtain(
     say: Say,
     progress: Report = silent,
 ) -> Model:
-    """The GGUF of `model`, ready to load.
+    """The GGUF of `model`, ready to load; raises what `ready` raises."""
+    name = convert.quant_name(quant) if quant else None
+    return ready(model, Wish(name, revision, offline, say, progress))
 
-    Raises UsageError (no such model), ModelFileError, CheckpointError, UnsupportedModel, DiskError
-    and NetworkError, each with what to do next in `hint`.
+
+def ready(model: str | None, wish: Wish) -> Model:
+    """The GGUF of `model`, found, downloaded or converted.
+
+    Raises UsageError (no such model), ModelFileError, CheckpointError, UnsupportedModel, DiskError,
+    NotEnoughMemory (for the smallest of a hub's files) and NetworkError, each with what to do next
+    in `hint`.
     """
-    offline = offline or hub.offline_by_environment()
-    wish = Wish(convert.quant_name(quant) if quant else None, revision, offline, say, progress)
+    wish = replace(wish, offline=wish.offline or hub.offline_by_environment())
     if model is None:
-        return remote.default(wish)
+        return remote.default(wish, settle)
     path = local.path_of(model)
     if path is None:
-        return remote.named(remote.ref(model), wish)
+        return remote.named(remote.ref(model), wish, settle)
     return local.folder(path, wish) if local.is_folder(path) else local.file(path, wish)
 
 

@@ -99,6 +99,7 @@ def select(model: str, wanted: Wanted, wish: Wish) -> Selection:
     if not listing:
         raise found.source.offline(found.target.repo)
     source = hub.connect(found.target.hub, wanted.local_dir) if wanted.local_dir else found.source
+    source.force = wish.force
     files = _model_files(listing, wish) if wanted.is_model else _chosen(listing, wanted)
     return Selection(found, listing, source, files)
 

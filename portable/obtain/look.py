@@ -8,7 +8,7 @@ GGUFs of a hub           every file of the repository
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +47,11 @@ def _named(ref: hub.Ref, wish: Wish) -> Candidates:
         if not here:
             raise
         return of_file(here.path, here.source)
+    return of_found(found, wish)
+
+
+def of_found(found: Found, wish: Wish) -> Candidates:
+    """What a hub has under that name. Raises what `look` raises."""
     listing, target = found.listing, found.target
     if listing and remote.is_gguf(listing, wish.quant):
         return _files(found, listing, wish)
@@ -88,6 +93,18 @@ def _checkpoint(
     """`made` are the quantizations that lie in the store."""
     options = convert.Options(quant=wish.quant or default, name=source.name, imatrix=wish.imatrix)
     found = convert.preview(source.folder, options, remote=source.weights)
+    return of_preview(source, found, options.quant, made, wish.quant)
+
+
+def of_preview(
+    source: Checkpoint,
+    found: convert.Preview,
+    default: str,
+    made: Container[str] = (),
+    only: str | None = None,
+) -> Candidates:
+    """What a checkpoint could be converted to. `made` are the quantizations that are here already;
+    `only` leaves all others out."""
     first = gguf.parse(BytesIO(found.front), found.size, source.name)
     fetch = source.room.missing if source.room else 0
     folder = next(p for p in (folders.home(), *folders.home().absolute().parents) if p.is_dir())
@@ -103,11 +120,11 @@ def _checkpoint(
             needs_imatrix=each.needs_imatrix,
         )
         for each in found.sizes
-        if wish.quant in (None, each.quant)
+        if only in (None, each.quant)
     )
     name = source.full_id or source.name
     files = ((found.front, found.size),)
-    return Candidates(name, f"checkpoint {name}", options.quant, variants, files, folder, free)
+    return Candidates(name, f"checkpoint {name}", default, variants, files, folder, free)
 
 
 def _room(size: int, fetch: int, free: int) -> int:
@@ -122,34 +139,42 @@ def _files(found: Found, listing: hub.Listing, wish: Wish) -> Candidates:
     groups = _groups(listing, wish.quant)
     there, free = found.source.room(listing)
     wish.say(f"reading the heads of {len(groups)} models of {listing.repo} from {found.where}")
-    variants: list[Variant] = []
-    fronts: list[tuple[bytes, int]] = []
-    for files in groups:
-        remote_files = [hub.HubFile(found.source, listing, file) for file in files]
-        if not fronts:
-            read = [heads.whole(file) for file in remote_files]
-            fronts = [(front, file.size) for (_, front), file in zip(read, remote_files)]
-            first = [head for head, _ in read]
-            every = first
-        elif len(files) == len(first) == 1:
-            every = [heads.like(remote_files[0], first[0], fronts[0][0])]
-        else:
-            every = [heads.whole(file)[0] for file in remote_files]
-        missing = sum(found.source.missing(listing, file) for file in files)
-        size = sum(file.size for file in files)
-        name = _label(files[0], groups)
-        variants.append(Variant(name, size, tuple(every), missing, missing, here=not missing))
+    each = [[hub.HubFile(found.source, listing, file) for file in files] for files in groups]
+    first = [heads.whole(file) for file in each[0]]
+    variants = [_variant(files, _heads(files, first), each) for files in each]
     quants = [variant.quant for variant in variants]
-    default = next((q for q in (wish.quant, found.target.quant) if q in quants), quants[0])
     return Candidates(
         listing.repo,
         f"{listing.repo} from {found.where}",
-        default,
+        next((q for q in (wish.quant, found.target.quant) if q in quants), quants[0]),
         tuple(sorted(variants, key=lambda variant: -variant.size)),
-        tuple(fronts),
+        tuple((front, file.size) for (_, front), file in zip(first, each[0])),
         there,
         free,
     )
+
+
+def _heads(
+    files: Sequence[hub.HubFile], first: Sequence[tuple[gguf.Head, bytes]]
+) -> tuple[gguf.Head, ...]:
+    """`first` are those of the repository's first model, with the bytes they were read from."""
+    if len(files) == len(first) == 1:
+        return (heads.like(files[0], *first[0]),)
+    return tuple(heads.whole(file)[0] for file in files)
+
+
+def _variant(
+    files: Sequence[hub.HubFile],
+    found: tuple[gguf.Head, ...],
+    every: Sequence[Sequence[hub.HubFile]],
+) -> Variant:
+    """Called by its quantization, where that tells it apart from the others."""
+    missing = sum(file.hub.missing(file.listing, file.file) for file in files)
+    quant = gguf.quant_of(files[0].name)
+    alone = [gguf.quant_of(other[0].name) for other in every].count(quant) == 1
+    name = quant if quant and alone else files[0].name
+    size = sum(file.size for file in files)
+    return Variant(name, size, found, missing, missing, here=not missing)
 
 
 def _groups(listing: hub.Listing, quant: str | None) -> list[list[hub.RemoteFile]]:
@@ -170,10 +195,3 @@ def _groups(listing: hub.Listing, quant: str | None) -> list[list[hub.RemoteFile
         names = ", ".join(group[0].path for group in groups[:12])
         raise UsageError(f"{listing.repo} has no {quant} file", hint=f"it has {names}")
     return wanted
-
-
-def _label(file: hub.RemoteFile, groups: Sequence[Sequence[hub.RemoteFile]]) -> str:
-    """The quantization, where that tells the files apart."""
-    quants = [gguf.quant_of(group[0].path) for group in groups]
-    quant = gguf.quant_of(file.path)
-    return quant if quant and quants.count(quant) == 1 else file.path

@@ -109,7 +109,7 @@ class Wish:
 
     `keep`: whether a checkpoint is stored before it is converted; None: if the disk can hold it.
     `dry_run`: no weights are fetched, but what their headers say. `imatrix`: what the conversion
-    will be given.
+    will be given. `force`: what fits neither disk nor memory is fetched all the same.
     """
 
     quant: str | None
@@ -120,6 +120,7 @@ class Wish:
     keep: bool | None = None
     dry_run: bool = False
     imatrix: Path | None = None
+    force: bool = False
 
     def waiting(self, name: str) -> Callable[[], None]:
         """What to do when another process is making the model already."""

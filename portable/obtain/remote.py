@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from portable.obtain import streaming
 from portable.obtain.choice import choose
 from portable.obtain.local import convert_into_store
 from portable.obtain.model import Checkpoint, Found, Model, Target, Wish
+
+Settle = Callable[[Found, Wish], Wish]
 
 
 def ref(model: str) -> hub.Ref:
@@ -39,11 +41,12 @@ def targets_of(ref: hub.Ref, wish: Wish) -> tuple[list[Target], Wish]:
     return [Target(key, ref.repo, catalogue.by_id(ref.repo)) for key in keys], wish
 
 
-def named(ref: hub.Ref, wish: Wish) -> Model:
+def named(ref: hub.Ref, wish: Wish, settle: Settle) -> Model:
+    """`settle` chooses the quantization of what is not here, where nobody named one."""
     if found := at_hand(ref, wish):
         return found
     targets, wish = targets_of(ref, wish)
-    return _from_hub(find(targets, wish), wish)
+    return _from_hub(find(targets, wish), wish, settle)
 
 
 def at_hand(ref: hub.Ref, wish: Wish) -> Model | None:
@@ -65,7 +68,9 @@ def find(targets: Sequence[Target], wish: Wish) -> Found:
     if wish.offline:
         return _cached(targets, wish)
     try:
-        return choose(targets, wish)
+        found = choose(targets, wish)
+        found.source.force = wish.force
+        return found
     except NotOnHub as error:
         close = [] if targets[0].entry else catalogue.similar(targets[0].repo)
         if close:
@@ -102,9 +107,12 @@ def _elsewhere(target: Target, wish: Wish) -> Model | None:
     return None
 
 
-def _from_hub(found: Found, wish: Wish) -> Model:
+def _from_hub(found: Found, wish: Wish, settle: Settle) -> Model:
     """Made here, or by another process that was first."""
-    target = found.target
+    target, asked = found.target, wish
+    wish = settle(found, wish)
+    if wish != asked and (here := _here(target, wish)):
+        return here
     waiting = wish.waiting(target.suffix)
     with store.turn(target.hub, target.repo, wish.revision, waiting) as waited:
         return (waited and _here(target, wish)) or _make(found, wish)
@@ -232,7 +240,7 @@ def _embedded(entry: catalogue.Entry, wish: Wish) -> Model | None:
     return _known_model(path, entry, entry.modelscope, text) if path else None
 
 
-def default(wish: Wish) -> Model:
+def default(wish: Wish, settle: Settle) -> Model:
     """The default model from the store or a hub, else the embedded one; `say` tells why."""
     known = catalogue.load()
     entry, spare = known[catalogue.DEFAULT], _embedded(known[catalogue.EMBEDDED_DEFAULT], wish)
@@ -245,7 +253,7 @@ def default(wish: Wish) -> Model:
         try:
             found = choose(targets, wish)
             wish.say(f"no model named: using {found.target.suffix} from {found.source.title}")
-            return _from_hub(found, wish)
+            return _from_hub(found, wish, settle)
         except NetworkError as error:
             if not spare:
                 error.hint += f"; {_EMBEDDED}"
