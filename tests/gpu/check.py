@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
+import site
 import subprocess
 import sys
 import tarfile
@@ -111,32 +113,31 @@ def cuda_architectures() -> list[str]:
 def toolkit(place: Path) -> dict[str, str]:
     """The variables by which CMake and the loader find CUDA.
 
-    An nvcc without cuBLAS, as from PyPI, is joined by links with PyPI's nvidia-cublas of this
-    Python; one without a driver's stub, such as there, gets the driver itself.
+    An nvcc without cuBLAS, as PyPI has it, is joined by links with the nvidia-cublas of this Python
+    and the driver.
     """
     compiler = os.environ.get("CUDACXX") or shutil.which("nvcc")
     if not compiler:
         sys.exit("gpu-check: nvcc is not found: install the CUDA toolkit")
-    root = Path(compiler).resolve().parents[1]
-    if any((root / "lib64").glob("libcublas.so*")):
-        return {"CUDACXX": compiler}
-    shutil.rmtree(place, ignore_errors=True)
-    for folder in ("bin", "include", "lib64", "nvvm"):
-        shutil.copytree(root / folder, place / folder, copy_function=os.symlink, symlinks=True)
-    for origin in map(Path, sys.path):
-        for part, target in (("include", "include"), ("lib", "lib64")):
-            for file in (origin / "nvidia" / f"cu{_major(compiler)}" / part).glob("*"):
-                _link(file, place / target / file.name)
-                _link(file, place / target / file.name.partition(".so.")[0].join(("", ".so")))
-    if not (place / "lib64" / "libcublas.so").exists():
-        sys.exit("gpu-check: this CUDA has no cuBLAS: pip install nvidia-cublas")
-    _driver(place / "lib64")
-    libraries = f"{place / 'lib64'}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    root = _root(compiler)
+    if not any((root / "lib64").glob("libcublas.so*")):
+        _join(root, place, _major(compiler))
+        root = place
+    before = os.environ.get("LD_LIBRARY_PATH")
     return {
-        "CUDACXX": str(place / "bin" / "nvcc"),
-        "CUDAToolkit_ROOT": str(place),
-        "LD_LIBRARY_PATH": libraries,
+        "CUDACXX": str(root / "bin" / "nvcc"),
+        "CUDAToolkit_ROOT": str(root),
+        "LD_LIBRARY_PATH": ":".join(filter(None, (str(root / "lib64"), before))),
     }
+
+
+def _root(compiler: str) -> Path:
+    """Asked as CMake asks: what is found on the path may be a script that calls another one."""
+    said = subprocess.run([compiler, "-v", "__none"], capture_output=True, text=True)
+    found = re.search(r"^#\$ TOP=(.*)$", said.stdout + said.stderr, re.MULTILINE)
+    if not found:
+        sys.exit(f"gpu-check: {compiler} does not say where its toolkit is")
+    return Path(found[1]).resolve()
 
 
 def _major(compiler: str) -> str:
@@ -144,12 +145,30 @@ def _major(compiler: str) -> str:
     return said.stdout.partition("release ")[2].partition(".")[0]
 
 
-def _driver(folder: Path) -> None:
+def _join(root: Path, place: Path, major: str) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    for folder in ("bin", "include", "lib64", "nvvm"):
+        shutil.copytree(root / folder, place / folder, copy_function=os.symlink, symlinks=True)
+    for origin in map(Path, sys.path):
+        for part, target in (("include", "include"), ("lib", "lib64")):
+            for file in (origin / "nvidia" / f"cu{major}" / part).glob("*"):
+                _link(file, place / target / file.name)
+                if ".so." in file.name:
+                    _link(file, place / target / f"{file.name.partition('.so.')[0]}.so")
+    if not (place / "lib64" / "libcublas.so").exists():
+        sys.exit("gpu-check: this CUDA has no cuBLAS: pip install nvidia-cublas")
+    (place / "lib64" / "stubs").mkdir(exist_ok=True)
+    for driver in _drivers():
+        _link(driver, place / "lib64" / "stubs" / "libcuda.so")
+
+
+def _drivers() -> Iterator[Path]:
     said = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
-    found = [line.split()[-1] for line in said.splitlines() if "libcuda.so.1 " in line]
-    (folder / "stubs").mkdir(exist_ok=True)
-    if found:
-        _link(Path(found[0]), folder / "stubs" / "libcuda.so")
+    yield from (Path(line.split()[-1]) for line in said.splitlines() if "libcuda.so.1 " in line)
+    folders = [*os.environ.get("LD_LIBRARY_PATH", "").split(":"), "/usr/local/nvidia/lib64"]
+    yield from (
+        file for folder in filter(None, folders) for file in Path(folder).glob("libcuda.so.1")
+    )
 
 
 def _link(file: Path, link: Path) -> None:
@@ -160,8 +179,10 @@ def _link(file: Path, link: Path) -> None:
 def _environment(run: Runner, python: Path, wheels: Path | None) -> None:
     """Packages from PyPI, or the wheels, beside what this Python has already."""
     if not python.exists():
-        shared = ["--system-site-packages"] if wheels else []
-        run([sys.executable, "-m", "venv", *shared, str(python.parents[1])])
+        run([sys.executable, "-m", "venv", str(python.parents[1])])
+    if wheels:  # the new environment's own packages come first
+        (outer,) = python.parents[1].glob("lib/python*/site-packages")
+        outer.joinpath("outer.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
     found = ["--no-index", "--no-deps", *map(str, sorted(wheels.glob("*.whl")))] if wheels else []
     run([str(python), "-m", "pip", "install", "-q", *(found or [*dependencies(), *TOOLS])])
     if not wheels:
