@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from portable.engine.inspection import examine
 from portable.engine.nvidia import Gpu, Nvidia, Process
 from portable.engine.offload.device import GIB, Device, Kind
 from portable.engine.sequence import SamplingParams
+from portable.errors import EngineError
 
 GPU = Gpu(0, "RTX 3050", "0000:01:00.0", (8, 6), 4 * GIB, 3 * GIB)
 DRIVER = Nvidia("535.183.01", "12.2", (GPU,))
@@ -203,3 +207,30 @@ def test_a_model_on_the_cpu_tells_of_the_gpu_it_could_have_had(
     (warning,) = [line for line in said if line.startswith("warning: ")]
     assert "an AMD GPU is not used: llama.cpp is built without ROCm" in warning
     assert examine(replace(config, gpu_layers=0), ()) == []  # as it was asked for
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("unknown error", RELOAD), ("an illegal memory access was encountered", "nvidia-smi")],
+)
+def test_a_gpu_that_fails_at_work_is_told_and_not_only_aborted_on(error: str, told: str) -> None:
+    done = abort(error)
+    assert done.returncode == EngineError.exit_code
+    assert f"the GPU failed: CUDA error: {error}" in done.stderr and told in done.stderr
+
+
+def test_a_want_of_memory_is_an_abort_as_before() -> None:
+    done = abort("out of memory")
+    assert done.returncode == -signal.SIGABRT and "the GPU failed" not in done.stderr
+
+
+def abort(error: str) -> subprocess.CompletedProcess[str]:
+    """ggml's own abort in another process, after the lines that ggml-cuda.cu writes before it."""
+    code = (
+        "from portable.engine.native import LOG, libggml, start\n"
+        "from portable.engine.rpc.lost import GUARD\n"
+        "start(); GUARD.install(())\n"
+        f"LOG.append('CUDA error: {error}\\n  current device: 0, in function f at a.cu:1\\n')\n"
+        "libggml.ggml_abort(b'a.cu', 1, b'CUDA error')"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -88,6 +88,7 @@ def _with_model(
 ) -> int:
     streams = Streams()
     GUARD.report = _farewell(options, say)
+    GUARD.install(())
     service = _load(config, streams, quiet=options.quiet)
     try:
         info = service.info
@@ -105,7 +106,7 @@ def _with_model(
 
 
 def _farewell(options: ChatOptions, say: Say) -> Callable[[EngineError], None]:
-    """What is said when a worker is lost, which this process does not survive."""
+    """What is said when a worker or a GPU is lost, which this process does not survive."""
 
     def tell(error: EngineError) -> None:
         say(f"\nportable: {error}")

@@ -38,6 +38,7 @@ class Child:
         self._stopped = threading.Event()
         self._pulse = Pulse()
         GUARD.report = lambda error: self._send(protocol.failed("", error))
+        GUARD.install(())
         if config.rpc:
             GUARD.watch(self._pulse, config.rpc_seconds)
         self._service = self._load(config)

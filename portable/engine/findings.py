@@ -180,7 +180,7 @@ def _cuda(name: str, facts: Facts) -> Finding:
     """CUDA is compiled in, the driver works, and yet there is no device."""
     words = re.search(r"failed to initialize (?:CUDA|ROCm): (.+)", facts.said)
     said = words[1].strip() if words else ""
-    code = next((code for pattern, code in _CUDA_SAYS if re.search(pattern, said)), "other")
+    code = _code(said)
     if code == "driver_old":
         runs = f", and runs CUDA {facts.nvidia.cuda} at most" if facts.nvidia.cuda else ""
         what = f"driver {facts.nvidia.driver} is older than llama.cpp's CUDA{runs}"
@@ -192,9 +192,23 @@ def _cuda(name: str, facts: Facts) -> Finding:
     if code == "resumed":
         what = f"{name} is not used: CUDA does not start ({said}), as after the machine slept"
         return Finding(code, what, RELOAD)
-    mends = {"driver_mismatch": "restart the machine", "busy": "nvidia-smi shows who uses it"}
     what = f"CUDA says: {said}" if said else "CUDA sees no GPU"
-    return Finding(code, f"{name} is not used: {what}", mends.get(code, "nvidia-smi must show it"))
+    return Finding(code, f"{name} is not used: {what}", _mend(code))
+
+
+def gpu_failed(said: str) -> Finding | None:
+    """CUDA's last words at work, before ggml aborts; None for a want of memory, which may pass."""
+    code = _code(said)
+    return None if code == "taken" else Finding(code, f"the GPU failed: {said}", _mend(code))
+
+
+def _code(said: str) -> str:
+    return next((code for pattern, code in _CUDA_SAYS if re.search(pattern, said)), "other")
+
+
+def _mend(code: str) -> str:
+    mends = {"driver_mismatch": "restart the machine", "resumed": RELOAD}
+    return mends.get(code, "nvidia-smi must show it, and who uses it")
 
 
 def _no_access(name: str, backend: str, facts: Facts) -> Finding:

@@ -1,4 +1,4 @@
-"""A worker is lost: ggml would abort. Before that this process says which one, and ends in order.
+"""A worker or a GPU is lost: ggml would abort. Before that this process says so, and ends in order.
 
 There is nothing to go on with: ggml's calls wait for an answer that does not come, or never return.
 """
@@ -15,7 +15,8 @@ from typing import NoReturn
 
 import psutil
 
-from portable.engine.native import libggml
+from portable.engine.findings import gpu_failed
+from portable.engine.native import last_words, libggml
 from portable.engine.rpc.endpoint import parts
 from portable.engine.rpc.hello import address
 from portable.errors import EngineError
@@ -64,7 +65,7 @@ class Guard:
         self._aborted = _ABORTED(self._on_abort)  # ggml keeps the pointer
 
     def install(self, endpoints: Iterable[str]) -> None:
-        """From now on the loss of one of these workers is told."""
+        """From now on the loss of one of these workers, or of a GPU, is told."""
         self.addresses = {each: (address(each), parts(each)[1]) for each in endpoints}
         libggml.ggml_set_abort_callback(self._aborted)
 
@@ -81,10 +82,11 @@ class Guard:
 
     def _on_abort(self, message: bytes) -> None:
         text = message.decode("utf-8", "replace")
-        if not self.addresses or not any(words in text for words in _WORDS):
-            print(text, file=sys.stderr, flush=True)  # as ggml does; it aborts when this returns
-            return
-        self.end(lost(self._unconnected() or list(self.addresses), "went away"))
+        if self.addresses and any(words in text for words in _WORDS):
+            self.end(lost(self._unconnected() or list(self.addresses), "went away"))
+        if finding := gpu_failed(last_words()) if "CUDA error" in text else None:
+            self.end(EngineError(finding.what, hint=finding.mend))
+        print(text, file=sys.stderr, flush=True)  # as ggml does; it aborts when this returns
 
     def _unconnected(self) -> list[str]:
         """Workers that closed their connection, or whose machine did."""
