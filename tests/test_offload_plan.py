@@ -43,8 +43,7 @@ def shapes(draw: st.DrawFn, experts: bool | None = None) -> Shape:
         tuple(layers),
         input=embeddings,
         output=embeddings if tied else draw(sizes),
-        tied=tied,
-        vocabulary=32000,
+        tied=embeddings if tied else 0,
         logits=32000,
         width=1024,
         heads=8,
@@ -153,7 +152,7 @@ def test_no_budget_is_exceeded_and_nothing_is_lost(
     assert found.shares[-1].device == "CPU"
     assert sum(s.layers for s in found.shares) == len(shape.layers) + 1
     assert sum(s.layers for s in found.shares[:-1]) == found.gpu_layers
-    twice = shape.input if shape.tied and found.gpu_layers else 0
+    twice = shape.tied if found.gpu_layers else 0
     assert sum(s.weights for s in found.shares) == shape.size + wish.extra + twice
     assert sum(s.cache for s in found.shares) == sum(load_of(shape, wish, found).caches)
     assert plan(shape, devices, wish) == found, "the same again"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import minilm, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from large import LARGE, front
 from tiny_encoders import ENCODERS
 from tiny_experts import EXPERTS
@@ -99,13 +101,23 @@ def test_what_is_computed_in_is_close_to_what_llama_cpp_reserves(name: str, tmp_
             assert low < guess / told.compute["CPU"] < 1.25, (wish, guess, told)
 
 
+def test_contexts_apart_are_looked_at_one_by_one(smollm2: Path) -> None:
+    shape, slots = shape_of([gguf.read(smollm2)]), 4
+    wish = Wish(2048, slots=slots, apart=True, flash=False, outputs=slots)
+    cells = wish.cells(2048)
+    request = Request(str(smollm2), cells, wish.rows, slots, slots, unified=False, flash=0)
+    (told,) = dry_run([request])
+    guess = estimate(shape, wish, wish.seen(2048), Work(layers=True, output=True))
+    assert cells == slots * 2048 and 0.97 < guess / told.compute["CPU"] < 1.15
+
+
 def test_layers_of_experts_and_windows(tmp_path: Path) -> None:
     shape = shape_of([gguf.read(made(tmp_path, "deepseek_v3"))])
     dense, *others = shape.layers
     assert not dense.experts and all(0 < layer.experts < layer.weights for layer in others)
     (tmp_path / "windows").mkdir()
     gemma = shape_of([gguf.read(made(tmp_path / "windows", "gemma2"))])
-    assert [layer.window for layer in gemma.layers] == [64, 0] and gemma.tied
+    assert [layer.window for layer in gemma.layers] == [64, 0] and gemma.tied == gemma.input
     assert gemma.mask_kinds == 2 and gemma.host_output < gemma.input < gemma.output
 
 
@@ -124,6 +136,33 @@ def test_what_is_no_model_is_refused(smollm2: Path) -> None:
     ):
         with pytest.raises(ModelFileError):
             shape_of([other])
+
+
+ATTENTION = "head_count head_count_kv key_length value_length sliding_window shared_kv_layers"
+KEYS = st.sampled_from(
+    [
+        "block_count",
+        "embedding_length",
+        "nextn_predict_layers",
+        "ssm.state_size",
+        "attention.sliding_window_pattern",
+        *(f"attention.{name}" for name in ATTENTION.split(" ")),
+    ]
+)
+VALUES = st.one_of(
+    st.integers(-3, 600),
+    st.sampled_from([1 << 32, -(1 << 31), 1.5, True, "x", gguf.Length(9)]),
+    st.lists(st.integers(-2, 40), max_size=5).map(tuple),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(keys=st.dictionaries(KEYS, VALUES, max_size=4))
+def test_senseless_keys_are_read_or_refused(smollm2: Path, keys: dict[str, Any]) -> None:
+    head = gguf.read(smollm2)
+    changed = {f"llama.{key}": value for key, value in keys.items()}
+    with suppress(ModelFileError):
+        assert shape_of([head._replace(keys=head.keys | changed)]).size >= 0
 
 
 def test_another_quantization_changes_weights_alone(smollm2: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 _F16, _F32 = 2, 4
@@ -106,8 +107,11 @@ class Attention:
         """Bytes more without flash attention: all rows of values are as long as the longest."""
         if not self.cache(layer, recurrent=recurrent) or self._is_latent:
             return 0
-        longest = max(self._values_row(n) for n in range(self.layers))
-        return _F16 * (longest - self._values_row(layer))
+        return _F16 * (self._longest - self._values_row(layer))
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(self._values_row(n) for n in range(self.layers))
 
     @property
     def _is_latent(self) -> bool:
@@ -146,8 +150,9 @@ class Attention:
         size = self.most("attention.sliding_window")
         pattern = self._keys.get(f"{self.architecture}.attention.sliding_window_pattern")
         if not isinstance(pattern, tuple):
-            period = pattern or _PERIODS.get(self.architecture, 0)
-            return size if period and layer % period < period - 1 else 0
+            period = self.most("attention.sliding_window_pattern")
+            period = period or _PERIODS.get(self.architecture, 0)
+            return size if period > 0 and layer % period < period - 1 else 0
         return size if layer < len(pattern) and pattern[layer] else 0
 
     # --- what a sequence takes however long it is ---

@@ -40,14 +40,14 @@ class Work:
     moved: int = 0
 
 
-def estimate(shape: Shape, wish: Wish, cells: int, work: Work) -> int:
-    """Bytes of a device's compute buffer, with a KV cache of so many `cells`."""
-    rows = min(wish.rows, cells)
+def estimate(shape: Shape, wish: Wish, seen: int, work: Work) -> int:
+    """Bytes of a device's compute buffer, when a token may look back at `seen` cells."""
+    rows = min(wish.rows, seen)
     if shape.mask_kinds == 0:
-        cells = rows  # a text is seen whole, or not again
-    taken = _masks(shape, wish, rows, cells) + 2 * rows * shape.width * _F32
+        seen = rows  # a text is seen whole, or not again
+    taken = _masks(shape, wish, rows, seen) + 2 * rows * shape.width * _F32
     if work.layers or work.moved:
-        taken += rows * _F32 * (3 * shape.width + _inner(shape, wish, cells))
+        taken += rows * _F32 * (3 * shape.width + _inner(shape, wish, seen))
     if work.output:
         logits = min(rows, wish.outputs or rows) * shape.logits
         taken = max(taken, (logits + 2 * rows * shape.width) * _F32)
@@ -59,11 +59,11 @@ def logits(shape: Shape, wish: Wish) -> int:
     return (wish.outputs or wish.sequences) * shape.logits * _F32
 
 
-def _masks(shape: Shape, wish: Wish, rows: int, cells: int) -> int:
-    return max(1, shape.mask_kinds) * rows * cells * (_F16 if wish.flash else _F32)
+def _masks(shape: Shape, wish: Wish, rows: int, seen: int) -> int:
+    return max(1, shape.mask_kinds) * rows * seen * (_F16 if wish.flash else _F32)
 
 
-def _inner(shape: Shape, wish: Wish, cells: int) -> int:
+def _inner(shape: Shape, wish: Wish, seen: int) -> int:
     """Numbers that a row takes inside a layer, beside what runs past it."""
     used = shape.experts_used
     feed = 3 * shape.feed_forward
@@ -71,5 +71,5 @@ def _inner(shape: Shape, wish: Wish, cells: int) -> int:
     if used:
         feed = max(feed, 3 * used * shape.expert_width, 2 * used * shape.width)
         summed = 2 * shape.width
-    scores = 0 if wish.flash else shape.heads * cells
+    scores = 0 if wish.flash else shape.heads * seen
     return summed + max(feed, shape.attention + scores)

@@ -116,7 +116,11 @@ class Load:
 
     def _compute(self, device: Device, work: Work) -> int:
         known = self.compute.get(device.name)
-        return estimate(self.shape, self.wish, self.cells, work) if known is None else known
+        return (
+            estimate(self.shape, self.wish, self.wish.seen(self.context), work)
+            if known is None
+            else known
+        )
 
 
 @dataclass(frozen=True)

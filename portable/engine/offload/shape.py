@@ -11,7 +11,7 @@ from typing import Literal
 
 from portable.engine.offload.attention import Attention, is_recurrent
 from portable.errors import ModelFileError
-from portable.gguf import Head
+from portable.gguf import MOST_LAYERS, Head
 
 CacheType = Literal["f16", "q8_0", "q4_0"]
 # Bytes of a value of the KV cache, against f16.
@@ -47,8 +47,8 @@ class Layer:
 class Shape:
     """A model; in bytes where nothing else is said.
 
-    `input` stays on the host, `output` is what lies behind the last layer. An output matrix that is
-    `tied` is the input's, and is there twice when the output lies on another device.
+    `input` stays on the host, `output` is what lies behind the last layer. `tied` is that part of
+    both that is one matrix, and is there twice when the output lies on another device.
     Numbers that a token takes while it is computed are the most of any layer: `attention` for its
     queries and keys, `feed_forward`, and `expert_width` for each of the `experts_used`. `logits`
     are those that a row ends with.
@@ -58,8 +58,7 @@ class Shape:
     layers: tuple[Layer, ...]
     input: int
     output: int
-    tied: bool
-    vocabulary: int
+    tied: int
     width: int
     logits: int = 0
     heads: int = 0
@@ -78,7 +77,7 @@ class Shape:
     @property
     def host_output(self) -> int:
         """What the output takes where the input lies."""
-        return self.output - (self.input if self.tied else 0)
+        return self.output - self.tied
 
     @cached_property
     def has_experts(self) -> bool:
@@ -109,7 +108,13 @@ class Shape:
             )
             for layer in self.layers
         )
-        return replace(self, layers=layers, input=scaled(self.input), output=scaled(self.output))
+        return replace(
+            self,
+            layers=layers,
+            input=scaled(self.input),
+            output=scaled(self.output),
+            tied=scaled(self.tied),
+        )
 
     @cached_property
     def state(self) -> int:
@@ -150,18 +155,18 @@ def shape_of(heads: Sequence[Head]) -> Shape:
     Raises ModelFileError for a tensor of unknown type, and for what is no model.
     """
     sizes, attention = _Sizes(heads), Attention(heads[0].keys)
-    if not attention.architecture or not sizes.tensors:
-        raise ModelFileError("the file holds no language model", hint="choose another file")
-    tied = attention.generates and "output.weight" not in sizes.tensors
-    vocabulary = sizes.tensors.get("token_embd.weight", (0,))[0]
     count = max(attention.layers, max(sizes.layers, default=-1) + 1)
+    if not attention.architecture or not sizes.tensors or count > MOST_LAYERS:
+        raise ModelFileError("the file holds no language model", hint="choose another file")
+    is_tied = attention.generates and "output.weight" not in sizes.tensors
+    tied = sizes.embeddings if is_tied else 0
+    vocabulary = sizes.tensors.get("token_embd.weight", (0,))[0]
     return Shape(
         architecture=attention.architecture,
         layers=tuple(_layer(n, sizes, attention) for n in range(count)),
         input=sizes.input,
-        output=sizes.output + (sizes.embeddings if tied else 0),
+        output=sizes.output + tied,
         tied=tied,
-        vocabulary=vocabulary,
         width=attention.width,
         logits=vocabulary if attention.generates else 0,
         heads=attention.most("attention.head_count"),

@@ -58,8 +58,11 @@ class Wish:
 
     def cells(self, context: int) -> int:
         """Tokens that the KV cache has room for."""
-        each = -(-context // CELLS) * CELLS
-        return each * self.slots if self.apart else each
+        return self.seen(context) * (self.slots if self.apart else 1)
+
+    def seen(self, context: int) -> int:
+        """Of these, what one token may look back at."""
+        return -(-context // CELLS) * CELLS
 
 
 def wish_of(config: EngineConfig, extra: int = 0) -> Wish:
