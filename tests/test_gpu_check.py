@@ -37,7 +37,7 @@ def test_all_of_them_can_be_read_and_none_runs_unasked() -> None:
     assert checks("tests/gpu").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-@pytest.mark.parametrize("file", ["test_gpu_offload.py"])
+@pytest.mark.parametrize("file", ["test_gpu_offload.py", "test_gpu_planner.py"])
 def test_a_worker_in_place_of_a_gpu_passes_them(file: str) -> None:
     done = checks("-m", "gpu", f"tests/gpu/{file}")
     assert done.returncode == 0, done.stdout[-4000:]

@@ -23,7 +23,7 @@ MIB = 1 << 20
 PLATFORMS = ["manylinux2014_x86_64", *(f"manylinux_2_{n}_x86_64" for n in range(17, 40))]
 # Of llama.cpp: the folders that its CMakeLists read for a build of the library and the server, but
 # for the code of other backends.
-KEPT = ("cmake", "common", "ggml", "include", "licenses", "src", "tools", "vendor")
+KEPT = ("cmake", "common", "ggml", "include", "licenses", "scripts", "src", "tools", "vendor")
 BACKENDS = ("base", "blas", "cpu", "cuda", "rpc", "vulkan")
 
 
