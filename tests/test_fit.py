@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from checkpoints import tiny
 from ggufs import split
 from hubs import FakeHub, environment, serving
 from typer.testing import CliRunner
+from workers import worker
 
 import convert
 from convert import Options
 from portable import gguf
 from portable.cli.app import app
+from portable.engine.config import EngineConfig
 from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed
+from portable.engine.llama import Llama
 from portable.engine.offload.device import Device
 from portable.engine.offload.wish import Wish
 from portable.errors import DiskError, NotEnoughMemory
@@ -323,3 +327,24 @@ def test_a_disk_that_looks_too_small_may_be_forced(
     with pytest.raises(DiskError, match="are free"):
         ready(f"ms://{REPO}", asked())
     assert ready(f"ms://{REPO}", replace(asked(), force=True)).path.is_file()
+
+
+# --- devices
+
+
+def test_of_a_device_what_is_told_is_what_lies_there(files: dict[str, Path]) -> None:
+    path = files["Q8_0"]
+    with worker("--port", "0", "--memory", "1GB") as lent:
+        flags = ["--context", "512", "--rpc", lent.endpoint, "--gpu-layers", "2"]
+        (row,) = facts(str(path), *flags)["quants"]
+        config = EngineConfig(
+            path, context=512, slots=1, threads=1, gpu_layers=2, rpc=(lent.endpoint,)
+        )
+        with closing(Llama(config)) as made:
+            found = made.buffers
+    device, host = row["devices"]
+    assert (device["name"], device["layers"], host["layers"]) == ("RPC0", 2, 1)
+    assert device["weights"] == pytest.approx(found.weights["RPC0"], abs=1 << 16)
+    assert device["cache"] == pytest.approx(found.cache["RPC0"], abs=1 << 16)
+    assert device["compute"] == pytest.approx(found.compute["RPC0"], abs=1 << 16)
+    assert row["tokens_per_second"] is None and row["first_token_seconds"] is None

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from portable.engine.buffers import HOST
 from portable.engine.config import EngineConfig
 from portable.engine.cores import default_threads
 from portable.engine.dry_run import Request, Reserved, devices, dry_run, request_of, sparse
@@ -161,7 +162,9 @@ def _request(path: Path, case: Case, wish: Wish) -> Request:
 
 
 def _times(cases: Sequence[Case], question: Question, say: Say) -> Times:
-    wanted = [one for case in cases for one in operations(case.work, case.plan.kv_type)]
+    """Of what the CPU alone would run; the others' speed is not known."""
+    alone = [case for case in cases if not case.plan.gpu_layers]
+    wanted = [one for case in alone for one in operations(case.work, case.plan.kv_type)]
     machine = Machine(question.threads or default_threads())
     return machine.times(wanted, say, again=question.again)
 
@@ -169,15 +172,24 @@ def _times(cases: Sequence[Case], question: Question, say: Say) -> Times:
 def _row(
     case: Case, reserved: Reserved, times: Times, candidates: Candidates, question: Question
 ) -> Row:
-    variant, made = case.variant, case.plan
+    variant, made = case.variant, _exact(case.plan, reserved)
     lacks, why = ("memory", case.why) if case.why else ("", reserved.error)
     if variant.disk > candidates.free:
         free = f"{size(candidates.free)} are free in {candidates.folder}"
         lacks, why = "disk", f"{variant.quant} needs {size(variant.disk)} of disk, {free}"
-    taken = memory(made, case.shape, variant.heads, reserved, times, mmap=question.mmap)
+    taken = memory(made, case.shape, variant.heads, reserved.process, times, mmap=question.mmap)
     rate = first = None
     if not made.gpu_layers:
         first = prompt_seconds(case.work, times, made.kv_type, question.prompt)
         if case.work.output:
             rate = 1 / decode_seconds(case.work, times, made.kv_type, question.prompt)
     return Row(variant, made, taken, rate, first, lacks, why)
+
+
+def _exact(plan: Plan, reserved: Reserved) -> Plan:
+    """The plan with buffers of the size that llama.cpp says, if it does."""
+    if reserved.error:
+        return plan
+    exact = reserved.compute | {HOST: reserved.compute.get(HOST, 0) + reserved.output}
+    shares = [replace(s, compute=exact.get(s.device, s.compute)) for s in plan.shares]
+    return replace(plan, shares=tuple(shares))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from portable.engine.buffers import HOST
-from portable.engine.dry_run import Reserved
 from portable.engine.offload.plan import Plan
 from portable.engine.offload.shape import Shape
 from portable.fit.speed import Times, matrix
@@ -44,21 +42,21 @@ class Memory:
 
 
 def memory(
-    plan: Plan, shape: Shape, heads: Sequence[Head], reserved: Reserved, times: Times, *, mmap: bool
+    plan: Plan, shape: Shape, heads: Sequence[Head], process: int, times: Times, *, mmap: bool
 ) -> Memory:
-    """`times` tell which weights are repacked; of a matrix that they do not know none are."""
+    """`process` is what a dry run takes. `times` tell which weights are repacked; of a matrix that
+    they do not know none are."""
     host = plan.shares[-1]
-    compute = reserved.compute.get(HOST, host.compute) + reserved.output
     layers = len(shape.layers) + 1 - plan.gpu_layers
     repacked = list(_repacked(heads, times)) if layers == len(shape.layers) + 1 else []
     # A tied output matrix is the embedding, which stays as it is, too.
     again = shape.input if shape.tied and any(_is_embedding(tensor) for tensor in repacked) else 0
     once = sum(tensor.bytes for tensor in repacked if not _is_embedding(tensor))
     return Memory(
-        reserved.process + _PROGRAM,
+        process + _PROGRAM,
         host.weights + again,
         host.cache,
-        compute,
+        host.compute,
         once if mmap else 0,
     )
 
