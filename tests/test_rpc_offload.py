@@ -28,6 +28,7 @@ from portable.engine import protocol
 from portable.engine.buffers import HOST, Buffers
 from portable.engine.config import EngineConfig
 from portable.engine.llama import Llama
+from portable.engine.offload.device import Device
 from portable.engine.rpc.devices import blamed
 from portable.engine.sequence import SamplingParams, Sequence, Slice
 from portable.errors import NetworkError, NotEnoughMemory
@@ -70,6 +71,25 @@ def test_layers_give_the_same_numbers_wherever_they_lie() -> None:
                 assert all(places.weights[name] for name in away), places.weights
         weights = psutil.Process(one.child.pid).memory_info().rss
         assert weights < 400 << 20, "what a client leaves is given back"
+
+
+def test_what_no_machine_holds_alone_runs_on_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner's own choice, by the memory that each says it has."""
+    local, _ = computed(gpu_layers=0)
+    little = Device(HOST, "a laptop with little memory", 340 << 20, 1 << 30, "cpu", HOST)
+    monkeypatch.setattr("portable.engine.weights.host", lambda: little)
+    lend = ("--port", "0", "--memory", "215MB")
+    with pytest.raises(NotEnoughMemory):
+        computed()
+    with worker(*lend) as one, worker(*lend) as two:
+        before = psutil.Process(one.child.pid).memory_info().rss
+        there, places = computed(rpc=(one.endpoint, two.endpoint))
+        assert np.array_equal(there, local)
+        assert len(places.layers) == 3 and min(places.layers.values()) > 1, places.layers
+        for name in set(places.layers) - {HOST}:
+            used = (places.weights, places.cache, places.compute)
+            assert 0 < sum(kind[name] for kind in used) < 215_000_000
+        assert psutil.Process(one.child.pid).memory_info().rss - before < 215_000_000
 
 
 def test_weights_cross_the_network_once_with_a_cache(tmp_path: Any) -> None:
