@@ -105,8 +105,9 @@ class Load:
         held += sum(layer.experts for layer in self.shape.layers[first : self.experts_on_host])
         held += self.shape.input + self.wish.extra + (0 if layers else self.shape.host_output)
         cache = caches[-1] if self.cache_on_host else caches[first]
-        compute = self._compute(device, Work(first > 0 and not helped, not layers))
-        compute += logits(self.shape, self.wish)
+        # Attention is computed where the cache lies.
+        works = self.cache_on_host or (first > 0 and not helped)
+        compute = self._compute(device, Work(works, not layers)) + logits(self.shape, self.wish)
         return Share(device.name, first, held, cache, compute)
 
     def moved(self, layers: int) -> int:
@@ -115,12 +116,9 @@ class Load:
         return max((layer.largest for layer in on_host), default=0)
 
     def _compute(self, device: Device, work: Work) -> int:
-        known = self.compute.get(device.name)
-        return (
-            estimate(self.shape, self.wish, self.wish.seen(self.context), work)
-            if known is None
-            else known
-        )
+        if device.name in self.compute:
+            return self.compute[device.name]
+        return estimate(self.shape, self.wish, self.wish.seen(self.context), work)
 
 
 @dataclass(frozen=True)
