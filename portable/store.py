@@ -68,6 +68,11 @@ def tensors() -> Path:
     return folder
 
 
+def plans() -> Path:
+    """The folder for plans that ran out of memory: a cache as well."""
+    return cache() / "plans"
+
+
 def conversation(model: str) -> Path:
     """Where the last conversation with this model is kept."""
     return home() / "chats" / f"{safe(model)}.json"

@@ -195,6 +195,7 @@ def engine(found: Model, source: Source, running: Running, *, slots: int | None)
         pooling=running.pooling,
         draft=obtained(draft).path if draft else None,
         adapter=running.adapter,
+        plans=store.plans(),
         prompt_cache=None if most == 0 else store.prompts(),
         prompt_cache_bytes=most,
     )

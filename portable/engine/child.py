@@ -23,7 +23,7 @@ from portable.engine.queries import Queries
 from portable.engine.rpc.lost import GUARD, Pulse
 from portable.engine.sequence import Delta
 from portable.engine.service import Service
-from portable.errors import EngineError
+from portable.errors import EngineError, OutOfMemory
 
 _BEAT_SECONDS = 1.0
 
@@ -111,6 +111,8 @@ class Child:
         return command
 
     def _deliver(self, deltas: list[Delta]) -> None:
+        if any(delta.error and delta.error[0] == OutOfMemory.code for delta in deltas):
+            self._service.weights.fallback.end()  # who has no text yet is answered by the next one
         try:
             self._send(protocol.Deltas(deltas))
         except Exception:  # requests would wait for ever: better to be started again

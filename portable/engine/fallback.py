@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,12 @@ class Fallback:
             with suppress(OSError):  # then it is found out again
                 _write(self._file, self._lesson)
         return self._lesson is not None
+
+    def end(self) -> None:
+        """End this process, which cannot go on, so that the next one takes less, if it can."""
+        if self.failed():
+            print("portable: memory ran out; started again, it takes less", file=sys.stderr)
+            os._exit(OutOfMemory.exit_code)
 
     def _recalled(self, devices: Sequence[Device]) -> Lesson | None:
         """What was learned before, unless clearly more is free now."""

@@ -20,7 +20,7 @@ from portable.engine.config import EngineConfig, Rope
 from portable.engine.fallback import Fallback
 from portable.engine.machine import available_memory
 from portable.engine.native import SMALLER, last_words, lib
-from portable.engine.sequence import Slice
+from portable.engine.sequence import SamplingParams, Sequence, Slice
 from portable.engine.weights import Weights
 from portable.errors import EngineError, OutOfMemory, UnsupportedModel
 
@@ -76,6 +76,10 @@ class Llama(Weights):
         self.native_seconds = 0.0  # inside llama.cpp, for steps with logits
         self._viewed = 0, 0
         self._logits = np.empty((0, self.vocabulary), np.float32)
+        if self.plan.gpu_layers:  # where memory may run out in the first step
+            first = Sequence("", [0], SamplingParams(), slot=0)
+            self.decode([Slice(first, 0, 1)])
+            self.keep(0, 0)
         self._loaded()
 
     # --- decoding ---

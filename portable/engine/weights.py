@@ -20,6 +20,7 @@ from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.fallback import Fallback
 from portable.engine.machine import check_file
 from portable.engine.native import (
+    LOG,
     SMALLER,
     allocation_failed,
     last_words,
@@ -37,10 +38,12 @@ from portable.engine.offload.wish import wish_of
 from portable.engine.placement import host, model_params, set_rope, why_no_device
 from portable.engine.places import Place, places
 from portable.engine.rpc.devices import blamed, connect, without_some
+from portable.engine.rpc.lost import GUARD
 from portable.engine.threads import Threads
 from portable.engine.vocabulary import Vocabulary
 from portable.errors import EngineError, NotEnoughMemory, OutOfMemory
 
+_LAST_LINES = 20  # of llama.cpp's log, in which a backend tells why it aborts
 _SAMPLING_KEYS = {
     "temperature": "temp",
     "top_k": "top_k",
@@ -82,6 +85,7 @@ class Weights(Vocabulary):
             self._open(config, loading)
 
     def _open(self, config: EngineConfig, loading: Loading | None) -> None:
+        GUARD.listen(self._aborted)
         super().__init__(self._load_model(config, loading))
         self._on_host = self._stayed()
         stretch = config.rope.scale or 1
@@ -104,6 +108,11 @@ class Weights(Vocabulary):
         except BaseException:
             self.close()
             raise
+
+    def _aborted(self, words: str) -> None:
+        """Backends of GPUs abort when memory runs out in the midst of a step."""
+        if allocation_failed(words + "".join([*LOG][-_LAST_LINES:])):
+            self.fallback.end()
 
     def abort(self) -> None:
         """Interrupt the running decode, or the next one if none is running. Any thread may call."""

@@ -17,7 +17,7 @@ from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
 from portable.engine.sequence import Delta
-from portable.errors import EngineError, NetworkError, PortableError, QueueFull
+from portable.errors import EngineError, NetworkError, OutOfMemory, PortableError, QueueFull
 from portable.platforms import own_group
 from portable.server import told
 from portable.server.stream import MakeCommand, Stream
@@ -208,7 +208,8 @@ class ModelProcess:
                 log.exception("the model's process failed")
             if not self._lived and not self.failure:
                 self.failure = await asyncio.to_thread(libllama.trouble, self._code)
-            failed_starts = 0 if self._lived or self._lacks_worker else failed_starts + 1
+            goes_on = self._lived or self._lacks_worker or self._takes_less
+            failed_starts = 0 if goes_on else failed_starts + 1
             # What cannot be loaded the first time is told at once; later it may be a passing want.
             told = self.failure and not self.info
             if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
@@ -228,6 +229,11 @@ class ModelProcess:
             deaths.append(time.monotonic())
             log.warning("%s; starting the model's process again", (self.failure or died).message)
             await asyncio.sleep(pause(deaths))
+
+    @property
+    def _takes_less(self) -> bool:
+        """Memory ran out, and the next process takes less: some day there is no less to take."""
+        return self._code == OutOfMemory.exit_code and self.failure is None
 
     @property
     def _lacks_worker(self) -> bool:

@@ -61,12 +61,18 @@ class Guard:
 
     def __init__(self) -> None:
         self.report: Report = _say
+        self.otherwise: Callable[[str], None] = lambda words: None  # hears of any other abort
         self.addresses: dict[str, tuple[str, int]] = {}  # of the workers in use
         self._aborted = _ABORTED(self._on_abort)  # ggml keeps the pointer
 
     def install(self, endpoints: Iterable[str]) -> None:
         """From now on the loss of one of these workers, or of a GPU, is told."""
         self.addresses = {each: (address(each), parts(each)[1]) for each in endpoints}
+        libggml.ggml_set_abort_callback(self._aborted)
+
+    def listen(self, hear: Callable[[str], None]) -> None:
+        """Tell ggml's words of any other abort, before the process ends by it."""
+        self.otherwise = hear
         libggml.ggml_set_abort_callback(self._aborted)
 
     def watch(self, pulse: Pulse, seconds: float) -> None:
@@ -84,6 +90,7 @@ class Guard:
         text = message.decode("utf-8", "replace")
         if self.addresses and any(words in text for words in _WORDS):
             self.end(lost(self._unconnected() or list(self.addresses), "went away"))
+        self.otherwise(text)
         if finding := gpu_failed(last_words()) if "CUDA error" in text else None:
             self.end(EngineError(finding.what, hint=finding.mend))
         print(text, file=sys.stderr, flush=True)  # as ggml does; it aborts when this returns
