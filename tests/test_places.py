@@ -53,6 +53,7 @@ def test_a_claim_without_memory_is_doubted() -> None:
     assert not list(doubts([gpu], held=GIB))  # its driver says that this process has it
     assert not list(doubts([replace(gpu, free=2 * GIB)]))
     assert not list(doubts([replace(gpu, weights=0, compute=0)]))  # too little to be seen
+    assert not list(doubts([replace(gpu, kind="rpc")]))  # other programs run there
 
 
 def test_a_token_that_takes_longer_than_any_gpu_needs_is_doubted() -> None:

@@ -96,14 +96,14 @@ def spoken(found: Sequence[Place], threads: int) -> str:
 
 
 def doubts(found: Sequence[Place], held: int | None = None) -> Iterator[Finding]:
-    """Devices whose memory tells another story than llama.cpp.
+    """GPUs whose memory tells another story than llama.cpp.
 
     `held` are the bytes that this process holds on NVIDIA's GPUs, by their driver, if it tells.
     """
     for place in found:
         taken = place.before - place.free
-        # Some drivers know no free memory, and some of the host's is what others left.
-        if place.kind not in ("gpu", "rpc") or place.free == place.total:
+        # Some drivers know no free memory; of a host's, other programs take and give at any time.
+        if place.kind != "gpu" or place.free == place.total:
             continue
         if place.device.startswith("CUDA") and held is not None:
             taken = max(taken, held)
