@@ -166,6 +166,12 @@ class Room:
                     return whole
         return None
 
+    def may_hold(self, load: Load) -> bool:
+        """Whether all memory together is more than the model takes before anything is computed."""
+        shared = {device.name for device in self.devices if device.kind == "igpu"}
+        there = sum(size for name, size in self.limits.items() if name not in shared)
+        return load.shape.size + load.wish.extra + sum(load.caches) <= there
+
     def holds(self, load: Load, layers: int) -> bool:
         """Whether the host has room when the last `layers` leave it."""
         helped = self.far != self.devices
@@ -179,11 +185,12 @@ class Room:
     def _split(self, load: Load, devices: Sequence[Device], layers: int) -> list[Share] | None:
         if load.wish.tensor_split:
             return self._proportions(load, devices, layers)
-        if len(devices) > 1 and layers == load.units and len({d.kind for d in devices}) == 1:
+        full = self._fill(load, devices, layers)
+        if full and len(full) > 1 and layers == load.units and len({d.kind for d in devices}) == 1:
             for part in range(1, _STEPS):
                 if shares := self._fill(load, devices, layers, part / _STEPS):
                     return shares
-        return self._fill(load, devices, layers)
+        return full
 
     def _fill(
         self, load: Load, devices: Sequence[Device], layers: int, part: float = 1

@@ -66,7 +66,7 @@ def plan(
     room, wish = room_for(devices, wish)
     for context, kv_type in _contexts(shape, wish):
         load = Load(shape, wish, context, kv_type, compute or {})
-        if placed := _place(load, room):
+        if room.may_hold(load) and (placed := _place(load, room)):
             return _told(placed, room, unused)
     least = Load(shape, wish, *_least(shape, wish), compute or {})
     raise NotEnoughMemory(words.too_large(least, room), hint=_smaller(least, room, quants or {}))
