@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -169,3 +171,27 @@ def test_a_worker_without_the_memory_that_it_offers_gets_less(
             assert llama.buffers.layers["CPU"] > 0, llama.buffers
         with closing(stepping_down(config, lambda f: Llama(config, fallback=f))) as llama:
             assert "memory ran out the last time: at most" in llama.plan.reason
+
+
+def test_an_abort_for_want_of_memory_is_a_lesson_too(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from portable.engine.config import EngineConfig
+from portable.engine.llama import Llama
+from portable.engine.native import libggml
+llama = Llama(EngineConfig(Path(sys.argv[1]), threads=1, plans=Path(sys.argv[2])))
+libggml.ggml_abort(b"ggml-cuda.cu", 1, sys.argv[3].encode())
+"""
+    for words, code, files in (("some defect", -6, 0), ("CUDA error: out of memory", 4, 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(model_file()), str(tmp_path), words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, len(list(tmp_path.iterdir()))) == (code, files), done.stderr
+    assert done.stderr.strip() == "portable: memory ran out; started again, it takes less"
+    config = EngineConfig(model_file(), threads=1, plans=tmp_path)
+    with closing(stepping_down(config, lambda f: Llama(config, fallback=f))) as llama:
+        assert llama.plan.kv_type == "q8_0" and "memory ran out the last time" in llama.plan.reason

@@ -12,13 +12,27 @@ from portable.cli import (
     run,
     serve,
     service,
+    unload,
     verify,
     worker,
 )
 from portable.cli.app import app
 from portable.platforms import tolerate_any_text
 
-_COMMANDS = (convert, doctor, fit, measure, models, quants, run, serve, service, verify, worker)
+_COMMANDS = (
+    convert,
+    doctor,
+    fit,
+    measure,
+    models,
+    quants,
+    run,
+    serve,
+    service,
+    unload,
+    verify,
+    worker,
+)
 __all__ = ["app", "main"]
 
 
