@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkpoints import tiny
+from workers import worker
 
+from convert import convert
+from portable import gguf
 from portable.engine import native
+from portable.engine.buffers import Buffers
 from portable.engine.config import LONGEST_CONTEXT, EngineConfig, LoadMode, Rope
 from portable.engine.llama import Llama
 from portable.engine.native import lib, listen, use_numa
+from portable.engine.offload.shape import shape_of
 from portable.engine.placement import experts_pattern, why_no_device
 from portable.errors import UsageError
 from portable.flags import Running
@@ -132,3 +139,41 @@ def test_a_numa_strategy_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for strategy in ("off", "distribute", "isolate"):
         use_numa(strategy)
     assert asked == [lib.GGML_NUMA_STRATEGY_DISTRIBUTE]
+
+
+def test_layers_and_experts_lie_where_they_are_asked_to(tmp_path: Path) -> None:
+    model = convert(tiny(tmp_path / "m", "qwen3_moe"), tmp_path / "m.gguf").path
+    shape = shape_of([gguf.read(model)])
+    experts = [layer.experts for layer in shape.layers]
+    with worker() as one, worker() as two:
+        base = EngineConfig(
+            model, context=256, slots=1, threads=1, rpc=(one.endpoint, two.endpoint)
+        )
+        both = {"gpu_layers": "all", "tensor_split": (2.0, 1.0)}
+        lies = {
+            name: where(replace(base, **fields))  # type: ignore[arg-type]
+            for name, fields in {
+                "two": both | {"cpu_moe": 0},
+                "first on the host": both | {"cpu_moe": 1},
+                "none away": both | {"cpu_moe": "all"},
+                "one": {"gpu_layers": "all", "main_gpu": 1, "cpu_moe": 0},
+                "host": {"devices": ()},
+                "asked for one": {"gpu_layers": 1, "cpu_moe": 0},
+            }.items()
+        }
+    away = {name: sum(buffers.weights.values()) for name, buffers in lies.items()}
+    rounding = 2 * (1 << 20) / 100  # llama.cpp tells hundredths of a MiB
+    assert sorted(lies["two"].layers.values()) == [1, 2]
+    assert sum(experts) > rounding
+    assert away["two"] - away["none away"] == pytest.approx(sum(experts), abs=rounding)
+    moved = away["two"] - away["first on the host"]
+    assert moved > 0 and moved == pytest.approx(experts[0], abs=rounding)
+    assert len(lies["one"].layers) == 1 and "CPU" not in lies["one"].layers
+    assert set(lies["host"].layers) == {"CPU"} and not away["host"]
+    assert lies["asked for one"].layers["CPU"] == len(shape.layers)
+
+
+def where(config: EngineConfig) -> Buffers:
+    llama = Llama(config)
+    llama.close()
+    return llama.buffers
