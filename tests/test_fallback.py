@@ -7,12 +7,14 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from serving import model_file
 from workers import worker
 
 from portable.engine import native
+from portable.engine.child import Child
 from portable.engine.config import EngineConfig
 from portable.engine.fallback import Fallback, stepping_down
 from portable.engine.llama import Llama
@@ -21,6 +23,7 @@ from portable.engine.offload.device import GIB, MIB, Device
 from portable.engine.offload.plan import Plan
 from portable.engine.offload.shape import Layer, Shape
 from portable.engine.offload.wish import Wish
+from portable.engine.sequence import Delta
 from portable.errors import NotEnoughMemory, OutOfMemory
 
 HOST = Device("CPU", "", 16 * GIB, 32 * GIB, "cpu", "CPU")
@@ -195,3 +198,21 @@ libggml.ggml_abort(b"ggml-cuda.cu", 1, sys.argv[3].encode())
     config = EngineConfig(model_file(), threads=1, plans=tmp_path)
     with closing(stepping_down(config, lambda f: Llama(config, fallback=f))) as llama:
         assert llama.plan.kv_type == "q8_0" and "memory ran out the last time" in llama.plan.reason
+
+
+def test_a_step_without_memory_ends_the_childs_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    child = Child.__new__(Child)
+    fallback = SimpleNamespace(end=lambda: ended.append("less"))
+    monkeypatch.setattr(child, "_send", lambda event: ended.append("told"), raising=False)
+    monkeypatch.setattr(
+        child,
+        "_service",
+        SimpleNamespace(weights=SimpleNamespace(fallback=fallback)),
+        raising=False,
+    )
+    child._deliver([Delta("a", "x"), Delta("b", "", "error", None, ("backend_error", ""))])
+    assert ended == ["told"]
+    error = OutOfMemory("there is none")
+    child._deliver([Delta("a", "", "error", None, (error.code or "", error.message))])
+    assert ended == ["told", "less", "told"], "it goes on only where nothing smaller is left"

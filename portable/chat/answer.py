@@ -13,7 +13,7 @@ from portable.engine.sequence import Delta, SamplingParams
 from portable.engine.service import Service
 from portable.engine.template import Message
 from portable.engine.worker import Streams
-from portable.errors import ContextLengthExceeded, EngineError
+from portable.errors import ContextLengthExceeded, EngineError, OutOfMemory
 
 
 class Answerer:
@@ -81,6 +81,8 @@ class Answerer:
     def _collect(self, show: Show) -> Answer:
         pieces: list[str] = []
         for delta in self._streams.read(self._id):
+            if delta.error and delta.error[0] == OutOfMemory.code and self._takes_less():
+                raise OutOfMemory(delta.error[1], hint="start again: it takes less then")
             if delta.error:
                 raise EngineError(delta.error[1])
             if text := _shown(delta):
@@ -94,6 +96,10 @@ class Answerer:
             context=self._context,
             threads=self._service.threads.told,
         )
+
+    def _takes_less(self) -> bool:
+        """Whether the next start takes less memory than this one."""
+        return self._service.weights.fallback.failed()
 
     def _limit(self, last: Delta) -> str:
         limit = self._params.max_tokens
