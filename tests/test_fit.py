@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,16 +23,18 @@ import convert
 from convert import Options
 from portable import gguf
 from portable.cli.app import app
+from portable.engine import layout
 from portable.engine.config import EngineConfig
+from portable.engine.dry_run import Request as LaidOut
 from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed
 from portable.engine.llama import Llama
 from portable.engine.offload.device import Device
 from portable.engine.offload.wish import Wish
-from portable.errors import DiskError, NotEnoughMemory
+from portable.errors import DiskError, ModelFileError, NotEnoughMemory, UnsupportedModel
 from portable.fit.fit import Case, Question, Row, _case, choose, rows
 from portable.fit.machine import Machine
 from portable.fit.variant import Variant
-from portable.obtain import ready
+from portable.obtain import fitting, ready, remote
 from portable.obtain.look import look
 from portable.obtain.model import Wish as Asked
 from portable.progress import silent
@@ -150,6 +154,59 @@ def test_a_split_gguf_is_one_row(fake: FakeHub, files: dict[str, Path], tmp_path
     (row,) = said["quants"]
     assert row["quant"] == "Q4_0" and row["fits"]
     assert row["size"] == row["download"] == sum(path.stat().st_size for path in parts)
+
+
+def outdated(path: Path, to: Path) -> Path:
+    """The file with a tensor of a type that llama.cpp gave up: 31 was Q4_0_4_4."""
+    data = bytearray(path.read_bytes())
+    name = gguf.read(path).infos[3].name.encode()
+    at = data.index(struct.pack("<Q", len(name)) + name) + 8 + len(name)
+    (dimensions,) = struct.unpack_from("<I", data, at)
+    struct.pack_into("<I", data, at + 4 + 8 * dimensions, 31)
+    to.write_bytes(data)
+    return to
+
+
+@pytest.mark.parametrize("name", ["A-Q4_0_4_4.gguf", "Z-Q4_0_4_4.gguf"])
+def test_a_file_that_llama_cpp_gave_up_hides_no_other(
+    fake: FakeHub, files: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    old = outdated(files["Q4_0"], tmp_path / name)
+    fake.add(REPO, {path.name: path.read_bytes() for path in [old, *files.values()]})
+    code, out, said = run(f"ms://{REPO}", "--json")
+    assert code == 0 and f"leaving {name} out" in said
+    assert [row["quant"] for row in json.loads(out)["quants"]] == ["Q8_0", "Q4_K_M", "Q4_0"]
+    fake.add("org/Old", {name: old.read_bytes()})
+    code, _, said = run("ms://org/Old")
+    assert code == ModelFileError.exit_code and "type 31" in said
+
+
+def test_what_llama_cpp_refuses_does_not_fit(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(files["Q4_0"].read_bytes().replace(b"qwen2", b"qwenX"))
+    code, out, said = run(str(path))
+    assert code == UnsupportedModel.exit_code
+    assert "llama.cpp refuses it" in out and "unknown model architecture" in said
+
+
+def test_layers_that_were_asked_for_and_have_no_room_are_a_row(files: dict[str, Path]) -> None:
+    (variant,) = look(str(files["Q4_0"]), asked()).variants
+    gpu = Device("CUDA0", "Card", 1 << 20, 1 << 30, "gpu", "CUDA")
+    case = CASE(variant, Question(Wish(gpu_layers="all"), [gpu, host(8 << 30)]))
+    assert not case.fits and case.plan.devices == ("CUDA0",)
+
+
+def test_devices_are_laid_out_in_the_order_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def noted(_: object, chosen: list[Device], *__: object) -> SimpleNamespace:
+        taken.extend(device.name for device in chosen)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(layout, "model_params", noted)
+    here = [Device(name, "", 0, 0) for name in ("CUDA0", "RPC0", "CUDA1")]
+    layout._model_params(LaidOut("m.gguf", 1, 1, 1, devices=("RPC0", "CUDA0")), here)
+    assert taken == ["RPC0", "CUDA0"]
 
 
 def test_a_quantization_that_is_not_there_is_told(fake: FakeHub, files: dict[str, Path]) -> None:
@@ -315,6 +372,18 @@ def test_where_nothing_fits_nothing_is_fetched_unless_that_is_forced(
     assert not list((tmp_path / "caches").rglob("*.gguf"))
     made = ready(f"ms://{REPO}", replace(asked(), force=True))
     assert made.path.read_bytes() == path.read_bytes()
+
+
+def test_all_files_of_a_split_model_count(
+    fake: FakeHub, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = split(Path(shutil.copy(files["Q4_0"], tmp_path / "m-Q4_0.gguf")), 2)
+    fake.add(REPO, {path.name: path.read_bytes() for path in parts})
+    found = remote.find(*remote.targets_of(remote.ref(f"ms://{REPO}"), asked()))
+    for less, small in ((0, False), (-1, True)):
+        free = fitting._ALLOWANCE + sum(path.stat().st_size for path in parts) - less
+        monkeypatch.setattr(fitting, "available_memory", lambda free=free: free)
+        assert fitting._is_small(found, asked()) == small
 
 
 def test_a_disk_that_looks_too_small_may_be_forced(

@@ -11,7 +11,13 @@ import typer
 
 from portable.cli.app import app, edge, say
 from portable.cli.run import check_workers, engine
-from portable.errors import DiskError, NotEnoughMemory, PortableError, UsageError
+from portable.errors import (
+    DiskError,
+    NotEnoughMemory,
+    PortableError,
+    UnsupportedModel,
+    UsageError,
+)
 from portable.flags import Running, Source
 
 if TYPE_CHECKING:
@@ -97,6 +103,10 @@ def nothing(candidates: Candidates, found: Sequence[Row]) -> PortableError:
         return UsageError(
             f"what fits of {candidates.model} needs an importance matrix",
             hint="portable imatrix MODEL TEXT makes one, for convert --imatrix",
+        )
+    if least.lacks == "support":
+        return UnsupportedModel(
+            f"llama.cpp refuses {candidates.model}: {least.why}", hint="choose another model"
         )
     kind = NotEnoughMemory if least.lacks == "memory" else DiskError
     return kind(

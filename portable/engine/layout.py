@@ -55,7 +55,8 @@ def _nodes(log: Sequence[str]) -> int:
 
 def _model_params(request: Request, here: Sequence[Device]) -> lib.llama_model_params:
     config = EngineConfig(Path(request.model), load_mode="none")
-    chosen = [device for device in here if device.name in request.devices]
+    known = {device.name: device for device in here}
+    chosen = [known[name] for name in request.devices if name in known]
     params = model_params(
         config, chosen, request.gpu_layers, request.tensor_split, request.experts_on_host
     )

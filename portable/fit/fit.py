@@ -59,7 +59,8 @@ class Row:
     """One quantization. `plan` is what would be done, or what would take least if it does not fit.
 
     `rate` in tokens a second and `first_token` in seconds are None where layers lie on devices
-    whose speed is not known. `lacks` says what there is not enough of: memory, disk or nothing.
+    whose speed is not known. `lacks` says what there is not enough of, memory or disk, or that
+    llama.cpp refuses the model for want of support; it is empty if nothing is missing.
     """
 
     variant: Variant
@@ -136,9 +137,17 @@ def _case(variant: Variant, question: Question) -> Case:
     try:
         return Case(variant, shape, work, plan(shape, question.devices, question.wish), "")
     except NotEnoughMemory as error:
-        *others, host = question.devices
-        least = plan(shape, [*others, replace(host, free=PLENTY)], question.wish)
-        return Case(variant, shape, work, least, error.message)
+        return Case(variant, shape, work, _least(shape, question), error.message)
+
+
+def _least(shape: Shape, question: Question) -> Plan:
+    """The plan if the host had plenty of memory, and devices, too, where layers were asked for."""
+    wish, asked = question.wish, question.wish.gpu_layers != "auto"
+    roomy = [
+        replace(device, free=PLENTY) if asked or device.kind == "cpu" else device
+        for device in question.devices
+    ]
+    return plan(shape, roomy, wish)
 
 
 def _reserved(
@@ -173,7 +182,9 @@ def _row(
     case: Case, reserved: Reserved, times: Times, candidates: Candidates, question: Question
 ) -> Row:
     variant, made = case.variant, _exact(case.plan, reserved)
-    lacks, why = ("memory", case.why) if case.why else ("", reserved.error)
+    lacks, why = ("memory", case.why) if case.why else ("", "")
+    if reserved.error:
+        lacks, why = "support", reserved.error
     if variant.disk > candidates.free:
         free = f"{size(candidates.free)} are free in {candidates.folder}"
         lacks, why = "disk", f"{variant.quant} needs {size(variant.disk)} of disk, {free}"

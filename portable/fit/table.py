@@ -63,6 +63,8 @@ def _cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _verdict(row: Row) -> str:
+    if row.lacks == "support":
+        return "llama.cpp refuses it"
     if row.lacks:
         return f"not enough {row.lacks}"
     needs = ", needs --imatrix" if row.variant.needs_imatrix else ""

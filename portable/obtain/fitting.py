@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import convert
+from portable import gguf
 from portable.engine.machine import available_memory
 from portable.errors import NotEnoughMemory
 from portable.fit.fit import choose, planned, usual
@@ -42,8 +44,10 @@ def _is_small(found: Found, wish: Wish) -> bool:
     """So small that it fits whatever its layers are like."""
     listing = found.listing
     assert listing, "found on a hub"
-    ready = [file.size for file in listing.ggufs]
+    ready = Counter[str]()  # a split model by the name of its first file
+    for file in listing.ggufs:
+        ready[gguf.shard_names(file.path)[0]] += file.size
     weights = [file.size for file in listing.files if file.path.endswith(".safetensors")]
     # The wider a weight was, the less is left of it: 16 bits are the least that is usual.
     made = sum(weights) * convert.bits(found.target.quant) / 16
-    return max([made, *ready]) + _ALLOWANCE < available_memory()
+    return max([made, *ready.values()]) + _ALLOWANCE < available_memory()

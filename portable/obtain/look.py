@@ -16,6 +16,7 @@ from pathlib import Path
 import convert
 from convert.quants import QUANTS
 from portable import folders, gguf, hub, store
+from portable.engine.offload.shape import shape_of
 from portable.errors import ModelFileError, NetworkError, UsageError
 from portable.fit.variant import Candidates, Variant
 from portable.obtain import heads, local, remote
@@ -140,18 +141,45 @@ def _files(found: Found, listing: hub.Listing, wish: Wish) -> Candidates:
     there, free = found.source.room(listing)
     wish.say(f"reading the heads of {len(groups)} models of {listing.repo} from {found.where}")
     each = [[hub.HubFile(found.source, listing, file) for file in files] for files in groups]
-    first = [heads.whole(file) for file in each[0]]
-    variants = [_variant(files, _heads(files, first), each) for files in each]
+    first, variants = _known(each, wish)
     quants = [variant.quant for variant in variants]
     return Candidates(
         listing.repo,
         f"{listing.repo} from {found.where}",
         next((q for q in (wish.quant, found.target.quant) if q in quants), quants[0]),
         tuple(sorted(variants, key=lambda variant: -variant.size)),
-        tuple((front, file.size) for (_, front), file in zip(first, each[0])),
+        first,
         there,
         free,
     )
+
+
+def _known(
+    every: Sequence[Sequence[hub.HubFile]], wish: Wish
+) -> tuple[tuple[tuple[bytes, int], ...], list[Variant]]:
+    """What the files of the first one begin with and their sizes, and all variants.
+
+    Says which are left out: those whose tensors are of a type that llama.cpp gave up, for one.
+    Raises ModelFileError if all are.
+    """
+    first, variants = list[tuple[gguf.Head, bytes]](), list[Variant]()
+    fronts: tuple[tuple[bytes, int], ...] = ()
+    defect = None
+    for files in every:
+        try:
+            whole = first or [heads.whole(file) for file in files]
+            found = _heads(files, whole)
+            shape_of(found)
+        except ModelFileError as error:
+            defect = error
+            wish.say(f"leaving {files[0].name} out: {error.message}")
+            continue
+        if not first:
+            first, fronts = whole, tuple((b, f.size) for (_, b), f in zip(whole, files))
+        variants.append(_variant(files, found, every))
+    if defect and not variants:
+        raise defect
+    return fronts, variants
 
 
 def _heads(
