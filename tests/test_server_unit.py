@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from portable.engine import protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
-from portable.engine.sequence import Delta, Usage
-from portable.errors import ModelFileError
+from portable.engine.sequence import Delta, TokenLogprob, Usage
+from portable.errors import EngineError, ModelFileError
 from portable.server.app import make_app
 from portable.server.config import ServerConfig
 from portable.server.fleet import Fleet
@@ -25,6 +26,7 @@ from portable.server.guard import Guard
 from portable.server.model import ModelProcess
 from portable.server.served import ModelConfig, Served
 from portable.server.state import State
+from portable.server.stream import Stream
 from portable.server.wire.completions import CompletionRequest
 from portable.server.wire.parse import parse
 
@@ -33,6 +35,7 @@ INFO = ModelInfo(
     sampling={"temperature": 0.3},
 )
 CHAT = "/v1/chat/completions"
+SCORES = protocol.Scores([0.5], [0.5], [1])
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -387,3 +390,51 @@ def test_a_body_of_many_lists_does_not_wake_the_garbage_collector() -> None:
     finally:
         gc.callbacks.pop()
     assert gc.isenabled()
+
+
+class Poisonable(FakeProcess):
+    """Its child dies of a request that is called poison, whatever else it has at that moment."""
+
+    async def _run_child(self) -> None:
+        self.sent = []
+        self.load()
+        while "poison" not in (got := self.asked):
+            await asyncio.sleep(0)
+            if self.restarts and got:  # the first child answers nobody in time
+                self.hear(protocol.Result(got[-1], SCORES))
+        self._lived = True
+        self.ready.clear()
+
+    @property
+    def asked(self) -> list[str]:
+        return [command.id for command in self.sent if isinstance(command, protocol.Query)]
+
+
+def test_a_request_that_kills_every_process_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("portable.server.model.pause", lambda _deaths: 0.0)
+
+    async def life() -> None:
+        model = Poisonable()
+        model.start()
+        names = ("a", "poison", "b", "c")
+        asked = [model.open(id, partial(protocol.Query, id, protocol.Describe())) for id in names]
+        answers = await asyncio.gather(*(each.accepted for each in asked), return_exceptions=True)
+        died = answers.pop(1)
+        assert isinstance(died, EngineError) and "died" in died.message
+        assert answers == [SCORES] * 3 and model.restarts == 2
+        await model.stop()
+
+    asyncio.run(asyncio.wait_for(life(), 10))
+
+
+def test_logprobs_are_told_once_too() -> None:
+    async def life() -> None:
+        stream = Stream("a", lambda: protocol.Query("a", protocol.Describe()))
+        stream.put(Delta("a", ""))
+        assert not stream.told
+        stream.put(Delta("a", "", logprobs=(TokenLogprob(b"a", -1.0),)))
+        assert stream.told
+
+    asyncio.run(life())

@@ -20,14 +20,13 @@ from portable.engine.sequence import Delta
 from portable.errors import EngineError, NetworkError, OutOfMemory, PortableError, QueueFull
 from portable.platforms import own_group
 from portable.server import told
-from portable.server.stream import MakeCommand, Stream
+from portable.server.stream import TRIES, MakeCommand, Stream, next_ones
 
 log = logging.getLogger("portable")
 
 _STUCK_SECONDS = 600.0
 _TURNS = 10
 _MAX_FAILED = 3
-_TRIES = 2
 _WINDOW = 60.0
 
 
@@ -172,6 +171,7 @@ class ModelProcess:
         unsent = self._unsent.pop(stream.id, None)
         if self._streams.pop(stream.id, None) and self.ready.is_set() and not unsent:
             self._send(protocol.Cancel(stream.id))
+        self.send_waiting()
 
     def fail_all(self, error: PortableError) -> None:
         """Every request ends with this error."""
@@ -179,11 +179,11 @@ class ModelProcess:
         self._fail_sent(error)
 
     def send_waiting(self) -> None:
-        """Send what waited for the child, if it is there and not held."""
-        if self.held or not self.ready.is_set():
+        """Send what waits for the child and may go to it now, if it is there and not held."""
+        if self.held or not self._unsent or not self.ready.is_set():
             return
-        waiting, self._unsent = self._unsent, {}
-        for stream in waiting.values():
+        for stream in next_ones(self._streams, self._unsent):
+            del self._unsent[stream.id]
             stream.tries += 1
             try:
                 self._send(stream.command())
@@ -302,10 +302,12 @@ class ModelProcess:
             case protocol.Deltas():
                 for delta in event.deltas:
                     self._deliver(delta)
+                self.send_waiting()
             case protocol.Accepted() | protocol.Failed():
                 self._decide(event)
             case protocol.Result():
                 self._answer(event)
+                self.send_waiting()
             case protocol.Loading():
                 self.progress = event.fraction
             case protocol.Ready():
@@ -362,7 +364,7 @@ class ModelProcess:
     def _keep_untouched(self) -> None:
         """Requests that got no text of the dead process wait for the next one, once."""
         for id, stream in self._streams.items():
-            if stream.tries < _TRIES and not stream.told:
+            if stream.tries < TRIES and not stream.told:
                 self._unsent[id] = stream
 
     def _fail_sent(self, error: PortableError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from portable.engine import protocol
@@ -11,6 +11,7 @@ from portable.engine.sequence import Delta, Progress
 from portable.errors import PortableError
 
 MakeCommand = Callable[[], protocol.Generate | protocol.Query]
+TRIES = 2  # processes that one request may be in when they die
 
 
 class Stream:
@@ -30,7 +31,7 @@ class Stream:
 
     def put(self, delta: Delta) -> None:
         self.begun, self.progress = True, delta.progress
-        self.told = self.told or bool(delta.text)
+        self.told = self.told or bool(delta.text or delta.logprobs)
         self._deltas.put_nowait(delta)
 
     def fail(self, error: PortableError) -> None:
@@ -52,3 +53,16 @@ class Stream:
             yield delta
             if delta.finish_reason:
                 return
+
+
+def next_ones(streams: Mapping[str, Stream], unsent: Mapping[str, Stream]) -> list[Stream]:
+    """Those of the `unsent` that may be sent now.
+
+    One that was in a process when it died may have killed it. Such are sent one after the other,
+    each when the one before has text or its end: what kills the next process, too, then takes no
+    other one of them with it.
+    """
+    suspects = [stream for stream in unsent.values() if stream.tries]
+    tried = any(s.tries == TRIES and not s.told for s in streams.values() if s.id not in unsent)
+    later = suspects if tried else suspects[1:]
+    return [stream for stream in unsent.values() if stream not in later]
