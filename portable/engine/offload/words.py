@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portable.engine.offload.device import GIB
+from portable.engine.offload.device import GIB, Device
 from portable.engine.offload.packing import Load, Room, Share
 
 
@@ -29,10 +29,16 @@ def reason(load: Load, shares: Sequence[Share], room: Room, unused: str) -> str:
 def _on_host(load: Load, room: Room, unused: str) -> str:
     if load.wish.gpu_layers == 0:
         return "CPU, as asked by --gpu-layers 0"
-    if room.devices:
-        names = ", ".join(device.name for device in room.devices)
-        return f"CPU: {names} has no room for a layer"
+    auto = load.wish.gpu_layers == "auto" and load.wish.devices is None
+    if wanted := room.local.devices if auto else room.devices:
+        return f"CPU: {_names(wanted)} has no room for a layer"
+    if room.far:  # they are for what this machine cannot hold
+        return f"CPU: it fits in this machine's memory without {_names(room.far)}"
     return unused or "CPU"
+
+
+def _names(devices: Sequence[Device]) -> str:
+    return ", ".join(device.name for device in devices)
 
 
 def _devices(shares: Sequence[Share]) -> str:
