@@ -58,8 +58,15 @@ def test_what_is_wrong_is_one_line_and_an_exit_code() -> None:
     assert refused.returncode == 2 and "--insecure" in refused.stderr
     unknown = run_worker("--port", "0", "--device", "CUDA7")
     assert unknown.returncode == 2 and "CUDA7" in unknown.stderr and "CPU" in unknown.stderr
-    for ended in (in_use, refused, unknown):
+    nothing = run_worker("--memory", "off")
+    assert nothing.returncode == 2 and "lends nothing" in nothing.stderr
+    for ended in (in_use, refused, unknown, nothing):
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_device_that_is_named_twice_is_lent_once() -> None:
+    with worker("--port", "0", "--device", "CPU", "--device", "CPU") as lent:
+        assert len(hello.ask(lent.endpoint)) == 1 == lent.log.count("lends CPU")
 
 
 def test_it_lends_no_more_than_it_says_and_names_its_client() -> None:

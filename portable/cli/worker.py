@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from portable.cli.app import app, edge, say
+from portable.errors import UsageError
 from portable.flags import size_or_off
 
 
@@ -36,12 +37,15 @@ def worker(
     from portable import store
     from portable import worker as lending
 
+    most = size_or_off("--memory", memory)
+    if most == 0:
+        raise UsageError(f"--memory {memory!r} lends nothing", hint="such as 6GB, or auto")
     config = lending.WorkerConfig(
         host=host,
         port=port,
         threads=threads,
-        memory=size_or_off("--memory", memory) or 0,
-        devices=tuple(device or ()),
+        memory=most or 0,
+        devices=tuple(dict.fromkeys(device or ())),
         cache=store.tensors() if cache else None,
         insecure=insecure,
     )

@@ -193,10 +193,10 @@ def _watch(port: int, news: TextIO) -> None:
             listening = True
             _tell(news, Listening())
         here = {f"{c.raddr.ip}:{c.raddr.port}" for c in own if c.raddr}
-        for client in here - clients:
-            _tell(news, Came(client))
         for client in clients - here:
             _tell(news, Went(client))
+        for client in here - clients:
+            _tell(news, Came(client))
         if here - clients:
             keep_asking({port})
         clients = here
