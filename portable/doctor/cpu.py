@@ -84,7 +84,3 @@ def _instructions(chip: Processor, compiled: Mapping[str, str] | None, rebuild: 
         "" if chip.instructions & {"AVX2", "NEON", "VSX"} else "; it has no AVX2: models are slow"
     )
     return Finding(name, "OK", f"llama.cpp uses all of {', '.join(has)}{slow}")
-
-
-def _is_x86(chip: Processor) -> bool:
-    return chip.architecture.lower() in ("x86_64", "amd64")
