@@ -254,6 +254,28 @@ def test_memory_is_the_containers_if_that_is_less(tmp_path: Path) -> None:
     assert available_memory(tmp_path) == 0
 
 
+def test_memory_is_that_of_any_group_around_the_process(tmp_path: Path) -> None:
+    root, member = tmp_path / "cgroup", tmp_path / "member"
+    for version, inner in (("", "0::/system.slice/a.service"), ("memory", "4:memory:/user/a")):
+        inside = root / version / inner.rpartition(":")[2].strip("/")
+        inside.mkdir(parents=True)
+        limits = ("memory.max", "memory.current")
+        if version:
+            limits = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        for folder, most in ((inside, 7_000_000), (inside.parent, 5_000_000)):
+            member.write_text(f"9:name=x:/\n{inner}\n")
+            before = available_memory(root, member)
+            for name, count in zip(limits, (most, 3_000_000)):
+                (folder / name).write_text(f"{count}\n")
+            (folder / "memory.stat").write_text("active_file 9\ntotal_active_file 1000000\n")
+            assert available_memory(root, member) == most - 2_000_000 < before
+            member.write_text("9:name=x:/\n0::/elsewhere\n4:memory:/elsewhere\n")
+            assert available_memory(root, member) > 1 << 20, "not its own"
+        for folder in (inside, inside.parent):
+            for name in limits:
+                (folder / name).unlink()
+
+
 def test_a_small_memory_gets_a_small_context(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ ALLOWED = {
     ("portable/platforms.py", "start_new_session"): "it is the twin",
     ("portable/engine/rpc/serve.py", "resource"): "imported on Linux; elsewhere nothing is limited",
     ("portable/engine/machine.py", "/sys"): "control groups, which only Linux has",
+    ("portable/engine/machine.py", "/proc"): "the control groups of this process, as above",
     ("portable/bench/machine.py", "/proc"): "the processor's name; else `platform` tells it",
     ("portable/engine/processor.py", "/proc"): "Linux's way; each system has its own there",
     (

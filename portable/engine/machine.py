@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -31,21 +32,42 @@ def check_file(path: Path) -> None:
     gguf.check_shards(path)
 
 
-def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def available_memory(
+    cgroups: Path = Path("/sys/fs/cgroup"), member: Path = Path("/proc/self/cgroup")
+) -> int:
     """Bytes that this process can still take: the machine's, or its container's if that is less."""
     free: list[int] = [psutil.virtual_memory().available]
-    for folder, limit, usage in (
-        (cgroups, "memory.max", "memory.current"),
-        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # no container, or its limit is "max"
-            most, used = int(_text(folder / limit)), int(_text(folder / usage))
-            stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
-            # Files that were read count as used and are given back at need.
-            cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
-            free.append(most - used + cached)
+    for folder in _memory_groups(cgroups, member):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or its limit is "max"
+                most, used = int(_text(folder / limit)), int(_text(folder / usage))
+                stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+                # Files that were read count as used and are given back at need. The first version
+                # of control groups counts those of the groups within apart.
+                cached = sum(
+                    int(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0)))
+                    for kind in ("active", "inactive")
+                )
+                free.append(most - used + cached)
     return max(0, min(free))
 
 
+def _memory_groups(cgroups: Path, member: Path) -> Iterator[Path]:
+    """The control groups that bound this process: its own and all around it.
+
+    A container sees its own as the root, whatever path the file has; systemd's limits lie below.
+    """
+    yield from (cgroups, cgroups / "memory")
+    with contextlib.suppress(OSError, ValueError):
+        for line in _text(member).splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                root, folder = cgroups / controllers, cgroups / controllers / path.strip("/")
+                yield from (each for each in (folder, *folder.parents) if root in each.parents)
+
+
 def _text(path: Path) -> str:
-    return path.read_text(encoding="ascii")
+    return path.read_text(encoding="utf-8")
