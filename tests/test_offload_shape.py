@@ -23,7 +23,7 @@ from portable.engine.buffers import Buffers, read
 from portable.engine.dry_run import Request, dry_run, sparse
 from portable.engine.native import lib, listen, load_model, start
 from portable.engine.offload.compute import Work, estimate
-from portable.engine.offload.shape import Shape, shape_of
+from portable.engine.offload.shape import shape_of
 from portable.engine.offload.wish import Wish
 from portable.errors import ModelFileError
 
@@ -167,6 +167,6 @@ def test_senseless_keys_are_read_or_refused(smollm2: Path, keys: dict[str, Any])
 
 def test_another_quantization_changes_weights_alone(smollm2: Path) -> None:
     shape = shape_of([gguf.read(smollm2)])
-    double: Shape = shape.of_size(2 * shape.size)
-    assert double.size == pytest.approx(2 * shape.size, rel=1e-6)
-    assert double.cache() == shape.cache() and double.layers[0].largest > shape.layers[0].largest
+    larger = shape.quantized("Q8_0")
+    assert larger.size == pytest.approx(shape.parameters * 8.5 / 8, rel=1e-6)
+    assert larger.cache() == shape.cache() and larger.layers[0].largest > shape.layers[0].largest

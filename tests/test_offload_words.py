@@ -126,8 +126,8 @@ def test_what_fits_instead_is_named() -> None:
     with pytest.raises(
         NotEnoughMemory, match=r"the model needs 8\.\d GiB.*5\.0 of this"
     ) as refused:
-        plan(DENSE, [host], Wish(), quants={"Q4_K_M": 4 * GIB, "Q5_K_M": 5 * GIB, "Q2_K": 2 * GIB})
-    assert refused.value.hint == "--quant Q4_K_M fits, which takes 4.0 GiB"
+        plan(replace(DENSE, parameters=int(7.4 * GIB)), [host], Wish())  # as Q8_0 has it
+    assert refused.value.hint == "--quant Q4_K_M would fit, which takes about 4.5 GiB"
     with pytest.raises(NotEnoughMemory) as layers:
         planned(gpu("CUDA0", 4), gpu_layers=7)
     assert layers.value.hint == "4 layers fit: leave --gpu-layers out, or say 4"

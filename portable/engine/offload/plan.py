@@ -10,7 +10,7 @@ from portable.engine.offload import words
 from portable.engine.offload.choice import room_for
 from portable.engine.offload.device import MIB, Device
 from portable.engine.offload.packing import Load, Room, Share
-from portable.engine.offload.shape import CacheType, Shape
+from portable.engine.offload.shape import BITS, CacheType, Shape
 from portable.engine.offload.wish import Wish
 from portable.errors import NotEnoughMemory
 
@@ -52,15 +52,14 @@ def plan(
     wish: Wish,
     compute: Mapping[str, int] | None = None,
     unused: str = "",
-    quants: Mapping[str, int] | None = None,
 ) -> Plan:
     """What is asked, with as many layers on devices as have room.
 
     `devices` has the host among them; `compute` has the bytes that a dry run said of the buffers to
-    compute in, by device; `unused` says why there is no GPU, and `quants` how many bytes the model
-    would take in other quantizations. What does not fit is tried with, in this order: a context of
-    4096 tokens at least, if none was asked; a KV cache of q8_0, if no type was; a shorter context
-    still. For each of these layers leave the host as long as there is room, see `_place`.
+    compute in, by device; `unused` says why there is no GPU. What does not fit is tried with, in
+    this order: a context of 4096 tokens at least, if none was asked; a KV cache of q8_0, if no type
+    was; a shorter context still. For each of these layers leave the host as long as there is room,
+    see `_place`.
     Raises NotEnoughMemory with what fits, and UsageError for devices that there are not.
     """
     room, wish = room_for(devices, wish)
@@ -69,7 +68,7 @@ def plan(
         if room.may_hold(load) and (placed := _place(load, room)):
             return _told(placed, room, unused)
     least = Load(shape, wish, *_least(shape, wish), compute or {})
-    raise NotEnoughMemory(words.too_large(least, room), hint=_smaller(least, room, quants or {}))
+    raise NotEnoughMemory(words.too_large(least, room), hint=_smaller(least, room))
 
 
 def fits(shape: Shape, devices: Sequence[Device], wish: Wish) -> bool:
@@ -219,7 +218,7 @@ def _told(placed: Placed, room: Room, unused: str) -> Plan:
     )
 
 
-def _smaller(load: Load, room: Room, quants: Mapping[str, int]) -> str:
+def _smaller(load: Load, room: Room) -> str:
     """What would fit instead, as far as that is known here."""
     shape, wish, devices = load.shape, load.wish, (*room.devices, room.host)
     if wish.gpu_layers != "auto" and room.devices:
@@ -231,7 +230,8 @@ def _smaller(load: Load, room: Room, quants: Mapping[str, int]) -> str:
         shorter = replace(wish, context=0, default_context=wish.context)
         if fits(shape, devices, shorter):
             return f"try --context {plan(shape, devices, shorter).context}"
-    for quant, size in sorted(quants.items(), key=lambda item: -item[1]):
-        if size < shape.size and fits(shape.of_size(size), devices, wish):
-            return f"--quant {quant} fits, which takes {words.size(size)}"
+    for quant in BITS:  # the largest first
+        smaller = shape.quantized(quant)
+        if 0 < smaller.size < shape.size and fits(smaller, devices, wish):
+            return f"--quant {quant} would fit, which takes about {words.size(smaller.size)}"
     return "try a smaller --context or a smaller --quant, or close other programs"

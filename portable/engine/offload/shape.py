@@ -17,6 +17,9 @@ CacheType = Literal["f16", "q8_0", "q4_0"]
 # Bytes of a value of the KV cache, against f16.
 KV_SHARE: dict[CacheType, float] = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
 
+# Bits a weight, of whole files: what llama.cpp's mixes come to in a model of 8 billion weights.
+BITS = {"Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q3_K_M": 4.0, "Q2_K": 3.2}
+
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
 # As llama.cpp's --cpu-moe knows them.
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
@@ -68,6 +71,7 @@ class Shape:
     experts_used: int = 0
     trained_context: int = 0
     quantizes_cache: bool = True
+    parameters: int = 0
 
     @cached_property
     def size(self) -> int:
@@ -93,8 +97,9 @@ class Shape:
         """Ways to look back at the KV cache; 0 without one."""
         return len({bool(layer.window) for layer in self.layers if layer.cache})
 
-    def of_size(self, size: int) -> Shape:
-        """The same model in another quantization, as far as that changes all tensors alike."""
+    def quantized(self, quant: str) -> Shape:
+        """The same model in one of `BITS`, as if that changed all tensors alike."""
+        size = int(self.parameters * BITS[quant] / 8)
 
         def scaled(count: int) -> int:
             return count * size // max(1, self.size)
@@ -177,6 +182,7 @@ def shape_of(heads: Sequence[Head]) -> Shape:
         experts_used=attention.most("expert_used_count"),
         trained_context=attention.most("context_length"),
         quantizes_cache=attention.quantizes_cache,
+        parameters=sum(head.parameters for head in heads),
     )
 
 
