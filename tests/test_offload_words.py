@@ -89,7 +89,10 @@ def test_an_integrated_gpu_has_the_memory_of_the_host() -> None:
 def test_other_machines_are_for_what_this_one_cannot_hold() -> None:
     far = gpu("RPC0", 16, "rpc")
     assert planned(far).gpu_layers == 0
-    assert planned(far).reason == "CPU: it fits in this machine's memory without RPC0"
+    assert (
+        planned(far).reason
+        == "CPU: it fits in this machine's memory without RPC0; --gpu-layers all uses it"
+    )
     full = gpu("RPC0", 0.1, "rpc")
     assert planned(full, devices=("RPC0",)).reason == "CPU: RPC0 has no room for a layer"
     assert planned(full, gpu("CUDA0", 0.1)).reason == "CPU: CUDA0 has no room for a layer"

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -21,6 +22,7 @@ from portable.engine.rpc import hello
 from portable.engine.rpc.endpoint import endpoints, parts
 from portable.errors import Busy, NetworkError, PortableError, UsageError
 from portable.worker.config import WorkerConfig
+from portable.worker.run import Worker
 
 GB = 1_000_000_000
 
@@ -119,6 +121,16 @@ def test_signals_end_it_and_leave_nothing(number: int, code: int) -> None:
         os.killpg(lent.process.pid, number)
         assert lent.process.wait(10) == code
         assert not child.is_running() and "Traceback" not in lent.log
+
+
+def test_a_signal_ends_it_between_two_lives_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Worker.run.__globals__, "_FIRST_PAUSE", 20.0)
+    monkeypatch.setattr(Worker, "_live", lambda _: 1)
+    made = Worker(WorkerConfig(), 1, lambda _: timer.start())
+    timer = threading.Timer(0.3, made.stop, (signal.SIGTERM, None))
+    began = time.monotonic()
+    assert made.run() == 0 and time.monotonic() - began < 10
+    timer.join()
 
 
 def test_it_is_there_again_after_a_death_and_its_child_dies_with_it() -> None:

@@ -46,7 +46,8 @@ class Placement:
         str | None,
         typer.Option(
             envvar="PORTABLE_RPC",
-            help="Machines that run `portable worker`, as HOST:PORT,HOST:PORT.",
+            help="Machines that run `portable worker`, as HOST:PORT,HOST:PORT: for what this one"
+            " cannot hold, or with --gpu-layers.",
         ),
     ] = None
     rpc_timeout: Annotated[

@@ -211,8 +211,8 @@ class ModelProcess:
             goes_on = self._lived or self._lacks_worker or self._takes_less
             failed_starts = 0 if goes_on else failed_starts + 1
             # What cannot be loaded the first time is told at once; later it may be a passing want.
-            told = self.failure and not self.info
-            if failed_starts == _MAX_FAILED or (failed_starts and (told or self._trial)):
+            at_once = self.failure and not self.info
+            if failed_starts == _MAX_FAILED or (failed_starts and (at_once or self._trial)):
                 died = EngineError(
                     f"the model's process died {failed_starts} times while it loaded, the last time"
                     f" by {death.name(self._code)}",

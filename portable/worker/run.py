@@ -23,7 +23,8 @@ Say = Callable[[str], None]
 
 _GIB = 1 << 30
 _SHORT = 5.0  # seconds: a life that ends sooner makes the next pause longer
-_LONGEST_PAUSE = 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
+_TURN = 0.1
 
 
 def run(config: WorkerConfig, say: Say) -> int:
@@ -68,10 +69,16 @@ class Worker:
             if self._signal:
                 break
             lasted = time.monotonic() - began
-            pause = 0.0 if lasted > _SHORT else min(_LONGEST_PAUSE, 2 * pause or 0.2)
+            pause = 0.0 if lasted > _SHORT else min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
             self._say(f"ggml's server died ({code}): a client sent what it cannot take, or was cut")
-            time.sleep(pause)
+            self._rest(pause)
         return 130 if self._signal == signal.SIGINT else 0
+
+    def _rest(self, seconds: float) -> None:
+        """Wait in short turns: a signal's handler does not end a sleep."""
+        end = time.monotonic() + seconds
+        while not self._signal and time.monotonic() < end:
+            time.sleep(min(_TURN, seconds))
 
     def _live(self) -> int:
         """One life of the child; returns its exit code."""

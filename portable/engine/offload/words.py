@@ -32,8 +32,9 @@ def _on_host(load: Load, room: Room, unused: str) -> str:
     auto = load.wish.gpu_layers == "auto" and load.wish.devices is None
     if wanted := room.local.devices if auto else room.devices:
         return f"CPU: {_names(wanted)} has no room for a layer"
-    if room.far:  # they are for what this machine cannot hold
-        return f"CPU: it fits in this machine's memory without {_names(room.far)}"
+    if room.far:  # for what this machine cannot hold
+        names = _names(room.far)
+        return f"CPU: it fits in this machine's memory without {names}; --gpu-layers all uses it"
     return unused or "CPU"
 
 

@@ -50,7 +50,7 @@ def ask(endpoint: str, seconds: float = SECONDS, patience: float = 0.0) -> tuple
                 return line.offers()
         except TimeoutError:
             raise Busy(
-                f"the worker {endpoint} says nothing: it is another client's, or hangs",
+                f"the worker {endpoint} says nothing: it is another client's, hangs, or is none",
                 hint="a worker serves one client at a time; end that one, or start it again",
             ) from None
         except (OSError, struct.error) as error:
