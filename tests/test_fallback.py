@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +87,9 @@ def test_what_was_learned_is_used_the_next_time(config: EngineConfig) -> None:
     assert planned(Fallback(replace(config, plans=None))) == whole, "nobody asked to remember"
     other = replace(GPU, name="CUDA1")
     assert planned(Fallback(config), other).gpu_layers == whole.gpu_layers, "another device"
-    kept.write_text("{")
-    assert planned(Fallback(config)) == whole, "a damaged file counts as none"
+    for damage in (b"{", b'{"instead": "\xff"}', b"[]"):
+        kept.write_bytes(damage)
+        assert planned(Fallback(config)) == whole, "a damaged file counts as none"
 
 
 def test_it_is_forgotten_when_clearly_more_is_free(config: EngineConfig) -> None:
@@ -97,6 +100,45 @@ def test_it_is_forgotten_when_clearly_more_is_free(config: EngineConfig) -> None
     roomy = planned(Fallback(config), replace(GPU, free=8 * GIB))
     assert roomy.gpu_layers >= whole.gpu_layers and "memory" not in roomy.reason
     assert not list((config.plans or Path()).iterdir())
+
+
+def test_a_lesson_for_which_the_host_has_no_room_keeps_no_model_out(config: EngineConfig) -> None:
+    first, full = Fallback(config), replace(HOST, free=3 * GIB)
+    whole = first.plan(SHAPE, [GPU, full], Wish(context=512))
+    while first.failed():
+        least = first.plan(SHAPE, [GPU, full], Wish(context=512))
+    assert 0 < least.gpu_layers < whole.gpu_layers
+    assert not list((config.plans or Path()).iterdir()), "as far as the host had room"
+
+    second = Fallback(config)
+    planned(second)
+    assert second.failed()
+    (kept,) = (config.plans or Path()).iterdir()
+    for _ in range(3):  # nothing is left to the host in the end
+        planned(second)
+        assert second.failed()
+    small = replace(HOST, free=GIB)
+    assert Fallback(config).plan(SHAPE, [GPU, small], Wish()).gpu_layers == whole.gpu_layers
+    assert kept.exists(), "tomorrow it may be right again"
+
+
+def test_it_is_forgotten_after_a_week_even_where_nothing_can_be_deleted(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Fallback(config)
+    whole = planned(first)
+    assert first.failed()
+    (kept,) = (config.plans or Path()).iterdir()
+    days = time.time() - 86400 * 6, time.time() - 86400 * 8
+    os.utime(kept, (days[0], days[0]))
+    assert planned(Fallback(config)) != whole
+    os.utime(kept, (days[1], days[1]))
+
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert planned(Fallback(config)) == whole
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_context_is_made_smaller_only_if_nobody_asked_for_it() -> None:
 def test_what_fits_instead_is_named() -> None:
     host = gpu("CPU", 5, "cpu")
     with pytest.raises(
-        NotEnoughMemory, match=r"the model needs 8\.\d GiB.*5\.0 of this"
+        NotEnoughMemory, match=r"the model needs 8\.\d GiB.*8 MiB context.*5\.0 GiB of this"
     ) as refused:
         plan(replace(DENSE, parameters=int(7.4 * GIB)), [host], Wish())  # as Q8_0 has it
     assert refused.value.hint == "--quant Q4_K_M would fit, which takes about 4.5 GiB"

@@ -1,7 +1,8 @@
 """How a model is tried: as it was asked for, and with less after memory ran out; remembers that.
 
 A plan rests on what a driver says is free, which at times cannot be had. What was tried last then
-lies in a file, one for each model, machine and wish, and is tried first until clearly more is free.
+lies in a file, one for each model, machine and wish, and is tried first until clearly more is free,
+or for a week: another program may have taken the memory for that moment only.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ import msgspec
 
 from portable.engine.config import EngineConfig
 from portable.engine.offload.device import GIB, Device
-from portable.engine.offload.plan import Plan, plan, step_down
+from portable.engine.offload.plan import Plan, fits, plan, step_down
 from portable.engine.offload.shape import Shape
 from portable.engine.offload.wish import Wish
 from portable.errors import OutOfMemory
@@ -27,6 +29,7 @@ from portable.errors import OutOfMemory
 T = TypeVar("T")
 # What was free comes and goes by this much without meaning anything.
 _MORE, _MUCH = 1.25, GIB // 4
+_WEEK = 7 * 86400.0  # seconds
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -51,7 +54,7 @@ class Fallback:
         """What to try now. Raises NotEnoughMemory and UsageError, as the planner does."""
         if self._lesson is None:
             self._file = self._file_of(devices, wish)
-            self._lesson = self._recalled(devices)
+            self._lesson = self._recalled(shape, devices)
             self._reason = "memory ran out the last time"
         now = self._lesson.wish if self._lesson else wish
         made = plan(shape, devices, now, unused=unused)
@@ -75,19 +78,24 @@ class Fallback:
             print("portable: memory ran out; started again, it takes less", file=sys.stderr)
             os._exit(OutOfMemory.exit_code)
 
-    def _recalled(self, devices: Sequence[Device]) -> Lesson | None:
-        """What was learned before, unless clearly more is free now."""
+    def _recalled(self, shape: Shape, devices: Sequence[Device]) -> Lesson | None:
+        """What was learned before, unless it is old, or clearly more is free now."""
         if self._file is None:
             return None
         try:
             found = msgspec.json.decode(self._file.read_bytes(), type=Lesson)
-        except (OSError, msgspec.DecodeError):  # there is none, or nobody can read it
+            age = time.time() - self._file.stat().st_mtime
+        # There is none, or nobody can read it. Bytes that are no text are a ValueError.
+        except (OSError, ValueError, msgspec.DecodeError):
             return None
         free = {device.name: device.free for device in devices}
-        if any(free.get(name, 0) > then * _MORE + _MUCH for name, then in found.free.items()):
-            self._file.unlink(missing_ok=True)
+        more = any(free.get(name, 0) > then * _MORE + _MUCH for name, then in found.free.items())
+        if more or age > _WEEK:
+            with suppress(OSError):  # then the next one finds the same
+                self._file.unlink(missing_ok=True)
             return None
-        return found
+        # What it leaves to the host may have no room there today, where the first wish has.
+        return found if fits(shape, devices, found.wish) else None
 
     def _file_of(self, devices: Sequence[Device], wish: Wish) -> Path | None:
         if self.config.plans is None:
@@ -119,7 +127,8 @@ def stepping_down(config: EngineConfig, make: Callable[[Fallback], T]) -> T:
 
 
 def _next(shape: Shape, devices: Sequence[Device], wish: Wish, tried: Plan) -> Lesson | None:
-    if (smaller := step_down(shape, wish, tried)) is None:
+    smaller = step_down(shape, wish, tried)
+    if smaller is None or not fits(shape, devices, smaller[0]):
         return None
     held = tried.devices or [device.name for device in devices if device.kind == "cpu"]
     return Lesson(*smaller, {each.name: each.free for each in devices if each.name in held})

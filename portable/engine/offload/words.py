@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portable.engine.offload.device import GIB, Device
+from portable.engine.offload.device import GIB, MIB, Device
 from portable.engine.offload.packing import Load, Room, Share
 
 
 def size(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
 
 
 def reason(load: Load, shares: Sequence[Share], room: Room, unused: str) -> str:
@@ -66,9 +66,9 @@ def _changes(load: Load, layers: int) -> list[str]:
 def too_large(load: Load, room: Room) -> str:
     """What is needed in all, and what there is."""
     whole = load.host(room.host, 0)
-    parts = f"{whole.weights / GIB:.1f} weights, {whole.cache / GIB:.1f} context, "
-    parts += f"{whole.compute / GIB:.1f} to compute in"
-    there = f"{room.limits[room.host.name] / GIB:.1f} of this machine's can be used"
+    parts = f"{size(whole.weights)} weights, {size(whole.cache)} context, "
+    parts += f"{size(whole.compute)} to compute in"
+    there = f"{size(room.limits[room.host.name])} of this machine's can be used"
     for device in room.devices:
-        there += f", {room.limits[device.name] / GIB:.1f} of {device.name}"
+        there += f", {size(room.limits[device.name])} of {device.name}"
     return f"{load.wish.what} needs {size(whole.total)} of memory ({parts}); {there}"
