@@ -461,3 +461,14 @@ def test_devices_end_with_the_host() -> None:
         shown = doctor("devices", "--rpc", endpoint).stdout.splitlines()
     assert [line.split()[:2] for line in shown] == [["RPC0", "rpc"], ["CPU", "cpu"]]
     assert endpoint in shown[0]
+
+
+def test_a_reader_that_left_is_no_failure() -> None:
+    command = [sys.executable, "-P", "-m", "portable.cli", "doctor", "--offline"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

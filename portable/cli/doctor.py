@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +39,8 @@ def doctor(
     elif fix:
         print(script(report))
     else:
-        _show(report)
+        with contextlib.suppress(SystemExit):  # by rich, whose reader may have left
+            _show(report)
     return 1 if report.failed else 0
 
 
