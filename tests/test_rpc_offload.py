@@ -258,6 +258,14 @@ def test_what_is_wrong_with_a_worker_is_said_before_anything_is_loaded() -> None
     assert chat("--rpc", "127.0.0.1:1", "--gpu-layers", "0").returncode == 0, "it is not asked"
 
 
+def test_a_worker_that_is_named_twice_is_a_mistake() -> None:
+    with worker() as lent:
+        once = lent.endpoint
+        again = "localhost:" + once.rpartition(":")[2]
+        ended = portable("chat", str(model_file()), "--rpc", f"{once},{again}")
+    assert ended.returncode == 2 and f"{again} is {once} by another name" in ended.stderr
+
+
 def test_chat_says_which_worker_is_lost_and_ends() -> None:
     with worker() as lent:
         local = chat("--no-stats")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from portable.cli.app import app, edge, say
-from portable.errors import DiskError
+from portable.errors import DiskError, UsageError
 from portable.flags import (
     Running,
     Sampling,
@@ -164,12 +164,17 @@ def check_workers(running: Running) -> None:
 
     Raises UsageError, NetworkError or Busy for one that cannot be used.
     """
-    from portable.engine.rpc.hello import ask
+    from portable.engine.rpc.endpoint import parts
+    from portable.engine.rpc.hello import address, ask
 
     if running.gpu_layers.strip() == "0":  # none would be asked to work
         return
+    known: dict[tuple[str, int], str] = {}
     for endpoint in running.workers:
         memory = sum(offer.free for offer in ask(endpoint))
+        other = known.setdefault((address(endpoint), parts(endpoint)[1]), endpoint)
+        if other != endpoint:
+            raise UsageError(f"--rpc {endpoint} is {other} by another name", hint="name it once")
         say(f"worker {endpoint}: {memory / (1 << 30):.1f} GiB free")
 
 
