@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -317,9 +320,31 @@ def test_what_was_timed_is_kept_for_this_machine_alone(
     times(Machine(2), every)
     times(Machine(2), every, again=True)
     times(Machine(4), first)
-    Machine(2).path.write_text("no JSON", encoding="utf-8")
-    times(Machine(2), first)
-    assert asked == [2, 1, 3, 2, 2]
+    for damage in (b"no JSON", b'{"\xff": []}'):
+        Machine(2).path.write_bytes(damage)
+        times(Machine(2), first)
+    assert asked == [2, 1, 3, 2, 2, 2]
+
+
+def test_who_comes_while_another_measures_takes_what_that_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, asked = threading.Event(), list[int]()
+
+    def timing(requests: list[Request]) -> list[list[Timed]]:
+        asked.append(len(requests))
+        measuring.set()
+        time.sleep(0.3)
+        return [[Timed(1.0)]]
+
+    monkeypatch.setenv("PORTABLE_HOME", str(tmp_path / "new"))
+    monkeypatch.setattr("portable.fit.machine.time_kernels", timing)
+    monkeypatch.setattr("portable.fit.machine.others", lambda: 0.0)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(TIMES, Machine(2), [Sum(64)], print, again=False)
+        assert measuring.wait(10)
+        assert TIMES(Machine(2), [Sum(64)], print, again=False) == first.result()
+    assert asked == [1]
 
 
 def test_what_was_timed_among_busy_programs_is_told_and_not_kept(

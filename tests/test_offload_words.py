@@ -53,6 +53,36 @@ def test_some_layers_where_they_do_not() -> None:
     assert planned(gpu("CUDA0", 12), gpu_layers=0).reason == "CPU, as asked by --gpu-layers 0"
 
 
+def test_every_number_of_layers_is_found_at_the_byte_that_it_needs() -> None:
+    whole = planned(gpu("CUDA0", 12))
+    for layers in range(3, 10):  # with fewer the KV cache makes room for one more
+        shares = planned(gpu("CUDA0", 12), gpu_layers=layers).shares
+        room = replace(gpu("CUDA0", 0), free=shares[0].total + MARGINS["gpu"])
+        assert planned(room).gpu_layers == layers
+        assert planned(replace(room, free=room.free - 1)).gpu_layers == layers - 1
+    host = replace(gpu("CPU", 0, "cpu"), free=whole.shares[-1].total + MARGINS["cpu"])
+    wish = Wish(context=whole.context)
+    assert plan(DENSE, [gpu("CUDA0", 12), host], wish).gpu_layers == 9
+    with pytest.raises(NotEnoughMemory):
+        plan(DENSE, [gpu("CUDA0", 12), replace(host, free=host.free - 1)], wish)
+    assert (MARGINS["gpu"], MARGINS["cpu"]) == (512 * MIB, 256 * MIB)
+
+
+def test_shares_that_were_asked_for_and_have_no_room_are_refused() -> None:
+    both = gpu("CUDA0", 6), gpu("CUDA1", 6)
+    assert planned(*both, tensor_split=(1, 2), gpu_layers="all").tensor_split == (3.0, 6.0)
+    with pytest.raises(NotEnoughMemory):
+        planned(*both, tensor_split=(1, 8), gpu_layers="all")
+
+
+def test_each_text_has_a_state_and_contexts_apart_are_each_whole() -> None:
+    recurrent = replace(DENSE, layers=(Layer(GIB, state=MIB),) * 8)
+    one, four = (planned(shape=recurrent, slots=n).shares[-1].cache for n in (1, 4))
+    assert four - one == 3 * 8 * MIB
+    one, four = (planned(slots=n, apart=True, context=1000).shares[-1].cache for n in (1, 4))
+    assert four == 4 * one
+
+
 def test_one_device_is_enough_or_all_are_filled_alike() -> None:
     assert planned(gpu("CUDA0", 20), gpu("CUDA1", 12)).devices == ("CUDA0",)
     both = planned(gpu("CUDA0", 6), gpu("CUDA1", 7))

@@ -303,6 +303,10 @@ def test_need_counts_weights_and_cache() -> None:
     # 30 layers of 3 heads with 64 values, keys and values, in f16; and the attention's mask.
     assert 1 <= (long - short) / (2048 * 2 * 30 * 3 * 64 * 2) < 1.05
     assert room.need(EngineConfig(Path("nowhere.gguf"))) == 0
+    drafted = EngineConfig(model_file(), context=1024, draft=model_file(), adapter=model_file())
+    size = model_file().stat().st_size
+    alone = room.need(replace(drafted, draft=None, adapter=None))
+    assert short < alone + 2 * size < room.need(drafted) < 2 * alone + size
 
 
 @pytest.fixture(scope="module")

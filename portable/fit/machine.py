@@ -7,16 +7,17 @@ and device. What cannot be kept is measured again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock, Timeout
 
 from portable import store
 from portable.engine.cores import OtherPrograms, find_cores
-from portable.engine.kernels import Operation, Request, Timed, time_kernels
+from portable.engine.kernels import LIMIT_SECONDS, Operation, Request, Timed, time_kernels
 from portable.engine.processor import processor
 from portable.errors import DiskError
 from portable.folders import cache
@@ -58,16 +59,32 @@ class Machine:
     ) -> dict[Operation, Timed]:
         """All of these, those from the disk that are there, unless `again`. Raises EngineError."""
         wanted = list(dict.fromkeys(operations))
-        known = {} if again else dict(self._read().get(self.name, []))
-        if missing := [one for one in wanted if one not in known]:
-            say(f"measuring how fast this machine computes, once: {len(missing)} kernels")
-            busy = others()
-            known |= self._measure(missing)
-            if busy > _QUIET * self.threads:
-                say(f"other programs keep {busy:.1f} cores busy: what was measured is not kept")
-            else:
-                self._keep(known)
+        known = {} if again else self._known()
+        if any(one not in known for one in wanted):
+            with self._alone():
+                known = {} if again else self._known()
+                if missing := [one for one in wanted if one not in known]:
+                    known |= self._timed(missing, say)
         return {one: known[one] for one in wanted}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """After others of this program that are measuring: both would be told half the speed."""
+        with ExitStack() as held:
+            with suppress(OSError, Timeout):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(self.path.with_suffix(".lock"), timeout=LIMIT_SECONDS))
+            yield
+
+    def _timed(self, missing: Sequence[Operation], say: Say) -> dict[Operation, Timed]:
+        say(f"measuring how fast this machine computes, once: {len(missing)} kernels")
+        busy = others()
+        found = self._measure(missing)
+        if busy > _QUIET * self.threads:
+            say(f"other programs keep {busy:.1f} cores busy: what was measured is not kept")
+        else:
+            self._keep(found)
+        return found
 
     def _measure(self, operations: Sequence[Operation]) -> dict[Operation, Timed]:
         """One vector and many apart: these take turns, and many take much longer."""
@@ -82,8 +99,12 @@ class Machine:
             for one, timed in zip(request.operations, times, strict=True)
         }
 
+    def _known(self) -> dict[Operation, Timed]:
+        return dict(self._read().get(self.name, []))
+
     def _read(self) -> Kept:
-        with suppress(OSError, msgspec.MsgspecError):
+        # Bytes that are no text are a ValueError.
+        with suppress(OSError, ValueError, msgspec.MsgspecError):
             return msgspec.json.decode(self.path.read_bytes(), type=Kept)
         return {}
 

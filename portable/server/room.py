@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from portable import gguf
@@ -31,14 +32,21 @@ L = TypeVar("L", bound=Lodger)
 
 
 def need(config: EngineConfig) -> int:
-    """Bytes that the model takes on the CPU, as far as its file tells; reads its head."""
+    """Bytes that the model, its adapter and its draft model take on the CPU, as far as their files
+    tell; reads their heads."""
     try:
         shape = shape_of(gguf.read_all(config.model))
+        extra = gguf.size(config.adapter) if config.adapter else 0
     except (OSError, PortableError):
         return 0  # loading it is going to say what is wrong
-    wish = wish_of(config)
+    wish = wish_of(config, extra)
     kv_type = "f16" if wish.kv_type == "auto" else wish.kv_type
-    return Load(shape, wish, wish.longest(shape), kv_type).host(_HOST, 0).total + _PROGRAM
+    context = wish.longest(shape)
+    taken = Load(shape, wish, context, kv_type).host(_HOST, 0).total + _PROGRAM
+    if config.draft:  # in the same process
+        draft = replace(config, model=config.draft, draft=None, adapter=None, context=context)
+        taken += max(0, need(draft) - _PROGRAM)
+    return taken
 
 
 def first_to_leave(loaded: Sequence[L]) -> L | None:
