@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portable.cli import (
+from portable.cli import (  # noqa: F401  # each registers its commands
     convert,
     doctor,
     fit,
@@ -16,24 +16,19 @@ from portable.cli import (
     verify,
     worker,
 )
-from portable.cli.app import app
+from portable.cli.app import app, arrange
 from portable.platforms import tolerate_any_text
 
-_COMMANDS = (
-    convert,
-    doctor,
-    fit,
-    measure,
-    models,
-    quants,
-    run,
-    serve,
-    service,
-    unload,
-    verify,
-    worker,
-)
 __all__ = ["app", "main"]
+
+arrange(
+    {
+        "Run a model": ("chat", "serve", "unload", "service", "worker", "bench"),
+        "Choose one and keep it": ("fit", "pull", "list", "show", "rm"),
+        "Make a GGUF file": ("convert", "quants", "imatrix", "verify"),
+        "This machine": ("doctor", "devices"),
+    }
+)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +26,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def arrange(panels: Mapping[str, Sequence[str]]) -> None:
+    """Help lists the commands in this order, under these headings. ValueError: one has no place."""
+    places = {name: panel for panel, names in panels.items() for name in names}
+    order = [*places]
+    for command in app.registered_commands:
+        name = command.name = str(command.name or getattr(command.callback, "__name__", ""))
+        command.rich_help_panel = places.get(name)
+    app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 
 
 def say(text: str) -> None:
