@@ -19,6 +19,7 @@ from portable.engine import protocol
 from portable.engine.config import EngineConfig
 from portable.engine.embedding.kind import kind_of, wrong_model
 from portable.engine.embedding.service import EmbeddingService
+from portable.engine.isolated import claimed_stdout
 from portable.engine.queries import Queries
 from portable.engine.rpc.lost import GUARD, Pulse
 from portable.engine.sequence import Delta
@@ -161,9 +162,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     commands = sys.stdin.buffer
-    # Whatever a library prints must not land among the frames.
-    events = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    events = claimed_stdout()
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig, dec_hook=lambda kind, v: kind(v))
     try:
         child = Child(config, commands, events)

@@ -6,8 +6,6 @@ some files: `portable.engine.layout`.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from psutil import virtual_memory
 
 from portable.engine import death
 from portable.engine.buffers import HOST
+from portable.engine.isolated import ask
 from portable.engine.machine import available_memory
 from portable.engine.offload.device import Device
 from portable.engine.offload.plan import Plan
@@ -121,19 +120,10 @@ def devices(rpc: tuple[str, ...] = ()) -> tuple[list[Device], list[str]]:
 
 
 def _child(task: Task) -> Done:
-    command = [sys.executable, "-m", "portable.engine.layout"]
-    given = msgspec.json.encode(task)
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        raise EngineError("llama.cpp does not come back from laying a model out") from None
-    try:
-        return msgspec.json.decode(done.stdout, type=Done)
-    except msgspec.DecodeError:
-        cause = death.explain(done.returncode, done.stderr.decode("utf-8", "replace"))
-        raise EngineError(
-            f"llama.cpp cannot lay this model out: {cause.what}", hint=cause.mend
-        ) from None
+    done = ask("portable.engine.layout", task, Done, seconds=SECONDS)
+    if isinstance(done, death.Cause):
+        raise EngineError(f"llama.cpp cannot lay this model out: {done.what}", hint=done.mend)
+    return done
 
 
 @contextmanager

@@ -5,12 +5,12 @@ Loads no llama.cpp: `timer` does. A defect in a kernel ends that process only.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
+from portable.engine.death import Cause
+from portable.engine.isolated import ask
 from portable.errors import EngineError
 
 LIMIT_SECONDS = 120
@@ -68,12 +68,10 @@ class Timed(msgspec.Struct, frozen=True):
 
 def time_kernels(requests: Sequence[Request]) -> list[list[Timed]]:
     """The operations of each request, in its order. Raises EngineError."""
-    command = [sys.executable, "-m", "portable.engine.timer"]
-    given = msgspec.json.encode(requests)
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, timeout=LIMIT_SECONDS)
-        return msgspec.json.decode(done.stdout, type=list[list[Timed]])
-    except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+    timed = ask("portable.engine.timer", requests, list[list[Timed]], seconds=LIMIT_SECONDS)
+    if isinstance(timed, Cause):
         raise EngineError(
-            "ggml's kernels cannot be timed on this machine", hint="portable doctor says why"
-        ) from error
+            f"ggml's kernels cannot be timed here: {timed.what}",
+            hint=timed.mend or "portable doctor says what is wrong",
+        )
+    return timed

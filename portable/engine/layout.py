@@ -6,7 +6,6 @@ out.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from psutil import Process
 from portable.engine.buffers import read
 from portable.engine.config import EngineConfig
 from portable.engine.dry_run import Done, Request, Reserved, Task
+from portable.engine.isolated import claimed_stdout
 from portable.engine.native import last_words, lib, list_devices, listen, load_model, start
 from portable.engine.offload.device import Device
 from portable.engine.placement import model_params
@@ -82,8 +82,7 @@ def _context_params(request: Request) -> lib.llama_context_params:
 
 def main() -> int:
     """`python -m portable.engine.layout`."""
-    results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    results = claimed_stdout()
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
     start()
     missing = [error.message for error in connect(task.rpc)]

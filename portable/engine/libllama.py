@@ -10,14 +10,12 @@ import contextlib
 import hashlib
 import importlib.util
 import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
 from portable.engine import death
+from portable.engine.isolated import ask
 from portable.engine.offload.device import Device
 from portable.engine.processor import processor
 from portable.errors import EngineError
@@ -54,22 +52,8 @@ def folder() -> Path | None:
 
 def look(seconds: float = _SECONDS) -> Library | death.Cause:
     """What is here, or why it cannot be loaded."""
-    # -P keeps the folder that the user happens to stand in out of the module path.
-    command = [sys.executable, "-P", "-m", "portable.engine.probe"]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            env={**os.environ, _LOADED: _key()},
-        )
-    except subprocess.TimeoutExpired:
-        return death.Cause(f"it does not come back from being loaded within {seconds:.0f} s")
-    with contextlib.suppress(msgspec.MsgspecError):
-        if done.returncode == 0:
-            return msgspec.json.decode(done.stdout, type=Library)
-    return death.explain(done.returncode, _error(done.stderr))
+    env = {**os.environ, _LOADED: _key()}
+    return ask("portable.engine.probe", None, Library, seconds=seconds, env=env)
 
 
 def check() -> None:
@@ -128,10 +112,3 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return path.read_text(encoding="ascii")
     return ""
-
-
-def _error(said: bytes) -> str:
-    """The first error that was written, which caused the others; else the last line."""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    errors = (line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line))
-    return next(errors, lines[-1] if lines else "")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import os
 import sys
 
 import msgspec
 
+from portable.engine.isolated import claimed_stdout
 from portable.engine.kernels import Attention, Matrix, Operation, Request
 from portable.engine.libllama import Library
 from portable.engine.native import LOG, lib, libggml, list_devices, start
@@ -24,9 +24,7 @@ _COLUMNS = 256
 
 
 def main() -> int:
-    # Whatever a library prints must not land in the answer.
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answer = claimed_stdout()
     start()
     devices, backends = list_devices()
     log = [line for line in "".join(LOG).splitlines() if line.strip()]

@@ -7,7 +7,6 @@ has one for the type.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ import msgspec
 
 from portable.engine.cores import default_threads
 from portable.engine.ggml import F16, F32, Device, fill
+from portable.engine.isolated import claimed_stdout
 from portable.engine.kernels import Attention, Matrix, Operation, Request, Sum, Timed
 from portable.engine.native import libggml
 from portable.errors import EngineError
@@ -151,8 +151,7 @@ def _sums(device: Device, stack: ExitStack, asked: Sum) -> _Graph:
 
 def main() -> int:
     """`python -m portable.engine.timer`."""
-    results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    results = claimed_stdout()
     requests = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Request])
     results.write(msgspec.json.encode([rates(request) for request in requests]))
     results.flush()

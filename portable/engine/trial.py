@@ -6,7 +6,6 @@ there: llama.cpp aborts on some files, and the lines tell how far it came.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +25,7 @@ from portable.engine.attempt import (
     Tokens,
 )
 from portable.engine.config import EngineConfig
+from portable.engine.isolated import claimed_stdout
 from portable.engine.llama import Llama
 from portable.engine.prompt import template_of
 from portable.engine.sequence import SamplingParams, Sequence, Slice
@@ -107,9 +107,7 @@ def _generated(path: Path, count: int) -> Result:
 
 def main() -> int:
     """`python -m portable.engine.trial`."""
-    # Whatever a library prints must not land among the lines.
-    results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    results = claimed_stdout()
     data = sys.stdin.buffer.read()
     if data:
         trials(msgspec.json.decode(data, type=Request), results)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
-from portable.engine import death, libllama, protocol
+from portable.engine import death, isolated, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
@@ -253,9 +252,8 @@ class ModelProcess:
     async def _run_child(self) -> None:
         """One life of the child, to its end."""
         config = msgspec.json.encode(self.config, enc_hook=str).decode()
-        # -P keeps the folder that the user happens to stand in out of the module path.
         self._child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "portable.engine.child", config),
+            *isolated.command("portable.engine.child", config),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             **own_group(),  # Ctrl-C is for this process, which lets answers end

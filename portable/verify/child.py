@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import msgspec
 
 from portable.engine import death
 from portable.engine.attempt import STEPS, Failed, Request, Result
+from portable.engine.isolated import command
 
 SECONDS = 600.0
 _decode = msgspec.json.Decoder(Result).decode
@@ -55,12 +55,13 @@ class Trial:
 @contextlib.contextmanager
 def started() -> Iterator[Trial]:
     """At once, so that it imports llama.cpp while its owner does something else."""
-    command = [sys.executable, "-m", "portable.engine.trial"]
     # Files and not pipes: the child never waits for being read.
     with (
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as child,
+        subprocess.Popen(
+            command("portable.engine.trial"), stdin=subprocess.PIPE, stdout=out, stderr=err
+        ) as child,
     ):
         try:
             yield Trial(child, out, err)

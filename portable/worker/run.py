@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from types import FrameType
 
 import msgspec
 
-from portable.engine import protocol
+from portable.engine import isolated, protocol
 from portable.engine.cores import find_cores, settle
 from portable.engine.rpc import serve
 from portable.errors import PortableError
@@ -82,9 +81,9 @@ class Worker:
 
     def _live(self) -> int:
         """One life of the child; returns its exit code."""
-        command = [sys.executable, "-P", "-m", "portable.engine.rpc.serve"]
+        serving = msgspec.json.encode(self._serving()).decode()
         self._child = subprocess.Popen(
-            [*command, msgspec.json.encode(self._serving()).decode()],
+            isolated.command("portable.engine.rpc.serve", serving),
             stdin=subprocess.PIPE,  # its end is the sign that this process has gone
             stdout=subprocess.PIPE,
             text=True,
