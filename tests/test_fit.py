@@ -442,3 +442,29 @@ def test_of_a_device_what_is_told_is_what_lies_there(files: dict[str, Path]) -> 
     assert device["cache"] == pytest.approx(found.cache["RPC0"], abs=1 << 16)
     assert device["compute"] == pytest.approx(found.compute["RPC0"], abs=1 << 16)
     assert row["tokens_per_second"] is None and row["first_token_seconds"] is None
+
+
+def test_the_choice_tells_where_its_layers_would_lie(files: dict[str, Path]) -> None:
+    def choice(*flags: str) -> str:
+        code, out, err = run(str(files["Q8_0"]), "--context", "512", *flags)
+        assert code == 0, err
+        (line,) = [line for line in out.splitlines() if "would be taken" in line]
+        return line.removeprefix("* Q8_0 would be taken, with ")
+
+    assert choice() == "all layers on the CPU"
+    assert choice("--gpu-layers", "0") == "all layers on the CPU, as asked by --gpu-layers 0"
+    with worker("--port", "0", "--memory", "1GB") as lent:
+        rpc = ("--rpc", lent.endpoint, "--gpu-layers")
+        assert choice(*rpc, "all") == "all 3 layers on RPC0: as asked by --gpu-layers all"
+        assert choice(*rpc, "2") == "3 layers, 2 on RPC0, 1 on CPU: as asked by --gpu-layers 2"
+
+
+def test_a_worker_that_is_not_there_is_told_as_by_chat(files: dict[str, Path]) -> None:
+    with worker() as lent:
+        endpoint = lent.endpoint
+    flags = (str(files["Q8_0"]), "--rpc", endpoint)
+    code, out, err = run(*flags)
+    assert code != 0 and out == "" and f"no worker listens at {endpoint}" in err
+    assert len(err.splitlines()) == 1
+    chat = CliRunner().invoke(app, ["chat", *flags, "Hi."])
+    assert (chat.exit_code, chat.stdout, chat.stderr) == (code, out, err)

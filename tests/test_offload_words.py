@@ -39,7 +39,7 @@ def planned(*devices: Device, host: float = 16, shape: Shape = DENSE, **wish: ob
 def test_all_layers_where_they_have_room() -> None:
     found = planned(gpu("CUDA0", 12))
     assert (found.gpu_layers, found.devices, found.tensor_split) == (9, ("CUDA0",), (9.0,))
-    assert found.reason == "all 9 layers on CUDA0"
+    assert found.reason == "CUDA0 has room for all layers"
     # What stays: the embeddings, and what they are looked up in.
     assert GIB // 4 < found.shares[-1].total < GIB // 2
 
@@ -47,7 +47,7 @@ def test_all_layers_where_they_have_room() -> None:
 def test_some_layers_where_they_do_not() -> None:
     found = planned(gpu("CUDA0", 4))
     assert found.gpu_layers == 4 and found.shares[-1].layers == 5
-    assert found.reason == "4 of 9 layers on CUDA0, which has room for no more"
+    assert found.reason == "CUDA0 has room for no more"
     assert planned(gpu("CUDA0", 0.1)).reason == "CPU: CUDA0 has no room for a layer"
     assert planned().reason == "no GPU here"
     assert planned(gpu("CUDA0", 12), gpu_layers=0).reason == "CPU, as asked by --gpu-layers 0"
@@ -87,7 +87,7 @@ def test_one_device_is_enough_or_all_are_filled_alike() -> None:
     assert planned(gpu("CUDA0", 20), gpu("CUDA1", 12)).devices == ("CUDA0",)
     both = planned(gpu("CUDA0", 6), gpu("CUDA1", 7))
     assert both.tensor_split == (4.0, 5.0)
-    assert both.reason == "all 9 layers on CUDA0 (4), CUDA1 (5)"
+    assert both.reason == "CUDA0, CUDA1 have room for all layers"
     assert planned(gpu("CUDA0", 20), gpu("CUDA1", 12), main_gpu=1).devices == ("CUDA1",)
     assert planned(gpu("CUDA0", 20), gpu("CUDA1", 12), devices=("cuda1",)).devices == ("CUDA1",)
     asked = planned(gpu("CUDA0", 20), gpu("CUDA1", 12), tensor_split=(2, 1))
@@ -97,7 +97,7 @@ def test_one_device_is_enough_or_all_are_filled_alike() -> None:
 def test_experts_stay_before_layers_do() -> None:
     found = planned(gpu("CUDA0", 5), shape=EXPERTS)
     assert found.gpu_layers == 9 and found.experts_on_host == 5
-    assert found.reason == "all 9 layers on CUDA0; the experts of 5 layers stay on the CPU"
+    assert found.reason == "CUDA0 has room for all layers; the experts of 5 layers stay on the CPU"
     assert planned(gpu("CUDA0", 5), shape=EXPERTS, cpu_moe="all").experts_on_host == 8
     assert planned(gpu("CUDA0", 12), shape=EXPERTS, cpu_moe=2).experts_on_host == 2
 
@@ -127,6 +127,8 @@ def test_other_machines_are_for_what_this_one_cannot_hold() -> None:
     assert planned(full, devices=("RPC0",)).reason == "CPU: RPC0 has no room for a layer"
     assert planned(full, gpu("CUDA0", 0.1)).reason == "CPU: CUDA0 has no room for a layer"
     few = planned(far, host=6)
+    assert few.reason == "what has no room here is on RPC0"
+    assert planned(far, gpu_layers=3).reason == "as asked by --gpu-layers 3"
     assert few.devices == ("RPC0",) and few.shares[-1].total <= 6 * GIB < few.shares[-1].total + GIB
     assert planned(far, gpu_layers="all").devices == ("RPC0",)
     assert planned(far, devices=("RPC0",)).gpu_layers == 9

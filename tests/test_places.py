@@ -10,7 +10,9 @@ from workers import worker
 
 from portable.engine.buffers import Buffers
 from portable.engine.offload.device import GIB, MIB, Device
+from portable.engine.offload.shape import Shape
 from portable.engine.places import Place, doubts, places, slow, spoken
+from portable.engine.weights import Weights
 
 CUDA = Device("CUDA0", "RTX 3050", 3 * GIB, 4 * GIB, "gpu", "CUDA")
 HOST = Device("CPU", "Ryzen", 9 * GIB, 16 * GIB, "cpu", "CPU")
@@ -43,6 +45,18 @@ def test_a_device_without_layers_is_none_that_anything_ran_on() -> None:
     assert spoken((replace(gpu, layers=29), replace(host, layers=0)), 4) == (
         "29/29 layers -> CUDA0 (RTX 3050, 1.3/4.0 GiB)"
     )
+
+
+def test_a_matrix_that_is_read_at_both_ends_lies_in_both_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gemma 3n's embeddings of each layer are read at the input alone."""
+    monkeypatch.setattr("portable.engine.weights.lib.llama_model_size", lambda model: 1000)
+    weights = Weights.__new__(Weights)
+    weights._model, weights.buffers = None, Buffers(weights={"CUDA0": 700, "CPU": 500})
+    for tied, stayed in ((200, 500), (0, 300)):
+        weights._shape = Shape("gemma3n", (), input=500, output=200, tied=tied, width=1)
+        assert weights._stayed() == stayed
 
 
 def test_a_claim_without_memory_is_doubted() -> None:

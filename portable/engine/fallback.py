@@ -48,6 +48,7 @@ class Fallback:
     _lesson: Lesson | None = None
     _file: Path | None = None
     _reason: str = ""
+    _kept: bool = False
     _tried: Callable[[], Lesson | None] = field(default=lambda: None)
 
     def plan(self, shape: Shape, devices: Sequence[Device], wish: Wish, unused: str = "") -> Plan:
@@ -66,15 +67,16 @@ class Fallback:
     def failed(self) -> bool:
         """There was not so much memory: take less the next time. False when that is too little."""
         self._lesson = self._tried()
-        self._reason = "memory ran out"
+        self._reason, self._kept = "memory ran out", False
         if self._file:
             with suppress(OSError):  # then it is found out again
                 _write(self._file, self._lesson)
+                self._kept = True
         return self._lesson is not None
 
     def end(self) -> None:
-        """End this process, which cannot go on, so that the next one takes less, if it can."""
-        if self.failed():
+        """End this process, which cannot go on, if the next one knows to take less."""
+        if self.failed() and self._kept:
             print("portable: memory ran out; started again, it takes less", file=sys.stderr)
             os._exit(OutOfMemory.exit_code)
 

@@ -167,7 +167,7 @@ class Weights(Vocabulary):
         """Bytes of the weights that lie on no other device."""
         elsewhere = sum(self.buffers.elsewhere().values())
         if elsewhere and self._shape.tied:  # embeddings that are the output lie in both places
-            elsewhere -= self._shape.input
+            elsewhere -= self._shape.tied
         return int(lib.llama_model_size(self._model)) - elsewhere
 
     def _sampling(self) -> Iterator[tuple[str, float]]:

@@ -75,9 +75,22 @@ def _context(plan: Plan) -> str:
     return f"{plan.context} tokens" + (f" in {plan.kv_type}" if plan.kv_type != "f16" else "")
 
 
+def _where(plan: Plan) -> str:
+    """Where the layers would lie, and why, if that is a choice."""
+    total = sum(share.layers for share in plan.shares)
+    *away, host = plan.shares
+    if not away:
+        return "all layers on the CPU" + plan.reason.removeprefix("CPU")
+    if len(away) == 1 and not host.layers:
+        return f"all {total} layers on {away[0].device}: {plan.reason}"
+    used = [share for share in plan.shares if share.layers]
+    parts = ", ".join(f"{share.layers} on {share.device}" for share in used)
+    return f"{total} layers, {parts}: {plan.reason}"
+
+
 def _notes(rows: Sequence[Row], best: Row | None, question: Question) -> Iterator[str]:
     if best:
-        yield f"* {best.variant.quant} would be taken: {best.plan.reason}"
+        yield f"* {best.variant.quant} would be taken, with {_where(best.plan)}"
     yield (
         f"tok/s after a prompt of {question.prompt} tokens, and the time to read that: predicted, "
         "from this machine's kernels (--measure times them anew)"

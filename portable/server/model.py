@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from portable.engine import death, isolated, libllama, protocol
+from portable.engine import isolated, libllama, protocol
 from portable.engine.backend import ModelInfo
 from portable.engine.config import EngineConfig
 from portable.engine.findings import Finding
@@ -60,7 +60,7 @@ class ModelProcess:
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended: deque[float] = deque(maxlen=16)
-        self._code = 0  # which the last child ended with
+        self._code, self._killed = 0, False  # which the last child ended with, by us
         self._silent = 0
         self._lived = self._trial = False
         self._steps = 0
@@ -212,21 +212,16 @@ class ModelProcess:
             # What cannot be loaded the first time is told at once; later it may be a passing want.
             at_once = self.failure and not self.info
             if failed_starts == _MAX_FAILED or (failed_starts and (at_once or self._trial)):
-                died = EngineError(
-                    f"the model's process died {failed_starts} times while it loaded, the last time"
-                    f" by {death.name(self._code)}",
-                    hint="portable verify FILE looks at the model, portable doctor at the machine",
-                )
-                self._give_up(self.failure or died)
+                self._give_up(self.failure or told.unloadable(self._code, failed_starts))
                 return
             self._keep_untouched()
             if self._lacks_worker:
                 self._unsent = {}
-            died = EngineError("the model's process died", hint="it is starting again")
-            self._fail_sent(self.failure or died)
+            died = self.failure or told.died(self._code, by_us=self._killed)
+            self._fail_sent(died)
             self.restarts += 1
             deaths.append(time.monotonic())
-            log.warning("%s; starting the model's process again", (self.failure or died).message)
+            log.warning("%s; starting the model's process again", died.message)
             await asyncio.sleep(pause(deaths))
 
     @property
@@ -313,7 +308,8 @@ class ModelProcess:
                 self.info, self.offload_reason = event.info, event.offload_reason
                 self.template, self.beat, self.slept = event.template, None, False
                 if self.restarts:
-                    log.info("the model runs again: %s", event.offload_reason)
+                    where = event.info.placement
+                    log.info("the model runs again: %s; %s", where, event.offload_reason)
                 self._step_at = time.monotonic()
                 self._trial = False
                 self.ready.set()
@@ -362,6 +358,8 @@ class ModelProcess:
     def _keep_untouched(self) -> None:
         """Requests that got no text of the dead process wait for the next one, once."""
         for id, stream in self._streams.items():
+            if self._takes_less:  # that may take several steps, and was no request's fault
+                stream.tries = 0
             if stream.tries < TRIES and not stream.told:
                 self._unsent[id] = stream
 
@@ -374,12 +372,14 @@ class ModelProcess:
         child, self._child = self._child, None
         if child is None:
             return
+        self._killed = self._silent >= _TURNS
         if child.stdin:
             child.stdin.close()  # the child leaves when its input ends
         try:
             async with asyncio.timeout(2):
                 await child.wait()
         except TimeoutError:
+            self._killed = True
             child.kill()
             await child.wait()
         self._code = child.returncode or 0

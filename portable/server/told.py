@@ -1,13 +1,15 @@
-"""What the log says of where a model runs: whenever its process starts, and when it is timed."""
+"""What is said of where a model runs whenever its process starts or is timed, and how it ended."""
 
 from __future__ import annotations
 
 import logging
 
+from portable.engine import death
 from portable.engine.backend import ModelInfo
 from portable.engine.findings import RELOAD, Finding
 from portable.engine.places import slow
 from portable.engine.protocol import Ready
+from portable.errors import EngineError, NotEnoughMemory, OutOfMemory, PortableError
 
 log = logging.getLogger("portable")
 
@@ -31,3 +33,28 @@ def timed(info: ModelInfo, token_seconds: float) -> list[Finding]:
     if doubt:
         log.warning("%s", doubt)
     return [doubt] if doubt else []
+
+
+def died(code: int, *, by_us: bool) -> EngineError:
+    """Why a process of a model ended that was at work; `by_us` if we killed it."""
+    what, next = "the model's process died", "it is starting again"
+    if code == OutOfMemory.exit_code:
+        what, next = "the model's process ran out of memory", "it starts again and takes less"
+    elif death.name(code) == "SIGKILL" and not by_us:
+        what = "the model's process was killed, probably by the system because memory ran out"
+    return EngineError(what, hint=next)
+
+
+def unloadable(code: int, starts: int) -> PortableError:
+    """Why a model is given up, whose process died so often while it loaded."""
+    if death.name(code) == "SIGKILL":
+        return NotEnoughMemory(
+            f"the model's process was killed {starts} times while it loaded, probably by the system"
+            " because memory ran out",
+            hint="try a smaller --context or a smaller --quant, or close other programs",
+        )
+    return EngineError(
+        f"the model's process died {starts} times while it loaded, the last time by"
+        f" {death.name(code)}",
+        hint="portable verify FILE looks at the model, portable doctor at the machine",
+    )

@@ -13,17 +13,20 @@ def size(count: int) -> str:
 
 
 def reason(load: Load, shares: Sequence[Share], room: Room, unused: str) -> str:
-    """Where the layers lie, and what was given up for it."""
+    """Why the layers lie where they do, and what was given up for it."""
     layers = load.units - shares[-1].layers
-    if not layers:
-        place = _on_host(load, room, unused)
-    elif layers == load.units:
-        place = f"all {layers} layers on {_devices(shares)}"
-    else:
-        place = f"{layers} of {load.units} layers on {_devices(shares)}, which has room for no more"
-        if load.wish.gpu_layers != "auto":
-            place = f"{layers} of {load.units} layers on {_devices(shares)}, as asked"
-    return place + "".join(f"; {change}" for change in _changes(load, layers))
+    why = _away(load, shares[:-1], room) if layers else _on_host(load, room, unused)
+    return why + "".join(f"; {change}" for change in _changes(load, layers))
+
+
+def _away(load: Load, shares: Sequence[Share], room: Room) -> str:
+    if load.wish.gpu_layers != "auto":
+        return f"as asked by --gpu-layers {load.wish.gpu_layers}"
+    used, far = [share.device for share in shares], [device.name for device in room.far]
+    if helpers := [name for name in used if name in far and load.wish.devices is None]:
+        return f"what has no room here is on {', '.join(helpers)}"
+    rest = "all layers" if sum(s.layers for s in shares) == load.units else "no more"
+    return f"{', '.join(used)} {'has' if len(used) == 1 else 'have'} room for {rest}"
 
 
 def _on_host(load: Load, room: Room, unused: str) -> str:
@@ -40,13 +43,6 @@ def _on_host(load: Load, room: Room, unused: str) -> str:
 
 def _names(devices: Sequence[Device]) -> str:
     return ", ".join(device.name for device in devices)
-
-
-def _devices(shares: Sequence[Share]) -> str:
-    *used, _ = shares
-    if len(used) == 1:
-        return used[0].device
-    return ", ".join(f"{share.device} ({share.layers})" for share in used)
 
 
 def _changes(load: Load, layers: int) -> list[str]:
