@@ -114,8 +114,7 @@ def evaluator(checkpoint: Path) -> Evaluator:
 def test_without_memory_for_both_the_bf16_model_is_not_made(
     maker: Maker, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = SimpleNamespace(available=200 << 20)
-    monkeypatch.setattr("portable.measure.perplexity.psutil.virtual_memory", lambda: room)
+    monkeypatch.setattr("portable.measure.perplexity.available_memory", lambda: 200 << 20)
     done = evaluator.convert(maker.make, maker.sizes, tmp_path / "x.gguf", Options())
     assert maker.made == [("x.gguf", "Q4_K_M")]
     assert done.evaluation and done.evaluation.divergence is None

@@ -28,6 +28,8 @@ def llama_ids(path: Path, text: str, special: bool = False) -> list[int]:
     """Token ids by llama.cpp, which loads only the vocabulary."""
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
+    nowhere = ctypes.c_void_p()  # other tests leave workers behind, of which none may be asked
+    params.devices = ctypes.addressof(nowhere)
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, path
     try:

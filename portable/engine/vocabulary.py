@@ -144,7 +144,8 @@ class Outline(Vocabulary):
         params = lib.llama_model_default_params()
         params.no_alloc = True
         params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-        params.n_gpu_layers = 0
+        nowhere = ctypes.c_void_p()  # the end of a list without devices: none is even asked
+        params.devices = ctypes.addressof(nowhere)
         super().__init__(load_model(path, params))
         self.architecture = self.metadata("general.architecture") or ""
         self.parameters = int(lib.llama_model_n_params(self._model))

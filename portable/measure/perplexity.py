@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from convert.report import Divergence, Estimate, Evaluation
 from portable import gguf
+from portable.engine.machine import available_memory
 from portable.engine.offload.device import GIB
 from portable.errors import NonFiniteLogits, UsageError
 from portable.measure.chunks import Report, silent
@@ -63,7 +63,7 @@ def evaluate(
 
 def too_large_together(size: int) -> str:
     """Why two models of `size` bytes together cannot be compared, or nothing."""
-    need, free = size + BUFFERS, psutil.virtual_memory().available
+    need, free = size + BUFFERS, available_memory()
     if need <= free:
         return ""
     return f"both models need {need / GIB:.1f} GiB of memory, {free / GIB:.1f} are free"

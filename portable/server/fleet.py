@@ -9,8 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
-
+from portable.engine.machine import available_memory
 from portable.errors import ContextLengthExceeded, EngineError, PortableError
 from portable.server import room
 from portable.server.names import Names
@@ -38,7 +37,7 @@ class Fleet:
         models: Sequence[Served],
         *,
         any_model: bool = False,
-        free: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        free: Callable[[], int] = available_memory,
         sleep: Sleep | None = None,
     ) -> None:
         self.models = tuple(models)
