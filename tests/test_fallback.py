@@ -18,6 +18,7 @@ from workers import worker
 from portable.engine import native
 from portable.engine.child import Child
 from portable.engine.config import EngineConfig
+from portable.engine.embedding.pooled import Pooled
 from portable.engine.fallback import Fallback, stepping_down
 from portable.engine.llama import Llama
 from portable.engine.native import allocation_failed, lib
@@ -258,3 +259,27 @@ def test_a_step_without_memory_ends_the_childs_life(monkeypatch: pytest.MonkeyPa
     error = OutOfMemory("there is none")
     child._deliver([Delta("a", "", "error", None, (error.code or "", error.message))])
     assert ended == ["told", "less", "told"], "it goes on only where nothing smaller is left"
+
+
+def test_vectors_without_memory_are_left_to_the_next_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    pooled = Pooled.__new__(Pooled)
+    made = SimpleNamespace(
+        weights=SimpleNamespace(fallback=SimpleNamespace(end=lambda: ended.append("less"))),
+        _batch=SimpleNamespace(struct=SimpleNamespace(n_tokens=3)),
+        _context=None,
+    )
+    vars(pooled).update(vars(made))
+    monkeypatch.setattr("portable.engine.embedding.pooled.lib.llama_decode", lambda *_: -2)
+    with pytest.raises(OutOfMemory):  # where nothing smaller is left
+        pooled._decode()
+    assert ended == ["less"]
+
+
+def test_a_lesson_counts_for_the_next_process_if_it_is_kept(config: EngineConfig) -> None:
+    for plans, known in ((config.plans, True), (None, False), (config.model / "no", False)):
+        fallback = Fallback(replace(config, plans=plans))
+        planned(fallback)
+        assert fallback.learned() is known, plans

@@ -99,7 +99,7 @@ class Answerer:
 
     def _takes_less(self) -> bool:
         """Whether the next start takes less memory than this one."""
-        return self._service.weights.fallback.failed()
+        return self._service.weights.fallback.learned()
 
     def _limit(self, last: Delta) -> str:
         limit = self._params.max_tokens

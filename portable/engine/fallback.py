@@ -74,9 +74,13 @@ class Fallback:
                 self._kept = True
         return self._lesson is not None
 
+    def learned(self) -> bool:
+        """As `failed`, and the next process knows it."""
+        return self.failed() and self._kept
+
     def end(self) -> None:
         """End this process, which cannot go on, if the next one knows to take less."""
-        if self.failed() and self._kept:
+        if self.learned():
             print("portable: memory ran out; started again, it takes less", file=sys.stderr)
             os._exit(OutOfMemory.exit_code)
 

@@ -19,7 +19,7 @@ from portable.engine.batch import Batch
 from portable.engine.config import EngineConfig, Rope
 from portable.engine.fallback import Fallback
 from portable.engine.machine import available_memory
-from portable.engine.native import SMALLER, last_words, lib
+from portable.engine.native import NO_MEMORY, SMALLER, last_words, lib
 from portable.engine.sequence import SamplingParams, Sequence, Slice
 from portable.engine.weights import Weights
 from portable.errors import EngineError, OutOfMemory, UnsupportedModel
@@ -33,7 +33,6 @@ _SHARE_FOR_MARKS = 10
 # ggml_type.
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
 # What llama_decode returns when a buffer cannot be had.
-_NO_MEMORY = -2
 
 
 class Llama(Weights):
@@ -99,7 +98,7 @@ class Llama(Weights):
         if code == 2:
             self.clear_abort()
             raise Aborted
-        if code == _NO_MEMORY:
+        if code == NO_MEMORY:
             raise OutOfMemory("memory ran out in the midst of a step", hint=SMALLER)
         if code:
             raise EngineError(f"llama.cpp could not decode (code {code})", hint=last_words())

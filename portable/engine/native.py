@@ -89,6 +89,7 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 SMALLER = "try a smaller --context or a smaller --quant"
+NO_MEMORY = -2  # llama_decode's answer when its buffers cannot be made larger
 _NUMA: list[str] = []  # ggml takes the first strategy only
 LOG: deque[str] = deque(maxlen=400)
 BEGINNING: list[str] = []  # what was said while the backends were loaded

@@ -14,9 +14,9 @@ from portable.engine.batch import Batch
 from portable.engine.config import EngineConfig
 from portable.engine.embedding.embedder import Part
 from portable.engine.embedding.kind import kind_of
-from portable.engine.native import last_words, lib
+from portable.engine.native import NO_MEMORY, SMALLER, last_words, lib
 from portable.engine.weights import Weights
-from portable.errors import EngineError, UnsupportedModel
+from portable.errors import EngineError, OutOfMemory, UnsupportedModel
 
 _TYPES = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 _NONE = 0
@@ -131,6 +131,9 @@ class Pooled:
         if code == 2:
             self.weights.clear_abort()
             raise Aborted
+        if code == NO_MEMORY:
+            self.weights.fallback.end()  # nobody has a part of an answer: the next one answers
+            raise OutOfMemory("memory ran out while texts were read", hint=SMALLER)
         if code:
             raise EngineError(f"llama.cpp could not encode (code {code})", hint=last_words())
 
