@@ -96,7 +96,5 @@ def test_a_process_that_the_system_kills_while_it_loads_is_told_as_want_of_memor
 
 def test_a_process_that_is_killed_at_work_is_probably_so_for_memory() -> None:
     assert "memory" in died(-9, by_us=False).message
-    assert (
-        "memory" not in died(-9, by_us=True).message
-        and "memory" not in died(-11, by_us=False).message
-    )
+    assert "memory" not in died(-9, by_us=True).message
+    assert "memory" not in died(-11, by_us=False).message

@@ -41,7 +41,7 @@ def died(code: int, *, by_us: bool) -> EngineError:
     if code == OutOfMemory.exit_code:
         what, next = "the model's process ran out of memory", "it starts again and takes less"
     elif death.name(code) == "SIGKILL" and not by_us:
-        what = "the model's process was killed, probably by the system because memory ran out"
+        what += ": it was killed, probably by the system because memory ran out"
     return EngineError(what, hint=next)
 
 
