@@ -302,6 +302,7 @@ def test_an_error_in_the_middle_is_one_for_it_too() -> None:
         config = RequestConfig(max_tokens=500, temperature=0, stream=True)
         chunks = engine.infer("Count to a thousand.", config, InferStats())
         assert next(chunks).choices[0].delta.role == "assistant"
+        assert next(chunks).choices[0].delta.content  # without text it would be asked again
         made.child.kill()
         with pytest.raises(RuntimeError, match="process died"):
             list(chunks)

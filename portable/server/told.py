@@ -37,12 +37,12 @@ def timed(info: ModelInfo, token_seconds: float) -> list[Finding]:
 
 def died(code: int, *, by_us: bool) -> EngineError:
     """Why a process of a model ended that was at work; `by_us` if we killed it."""
-    what, next = "the model's process died", "it is starting again"
+    what, then = "the model's process died", "it is starting again"
     if code == OutOfMemory.exit_code:
-        what, next = "the model's process ran out of memory", "it starts again and takes less"
+        what, then = "the model's process ran out of memory", "it starts again and takes less"
     elif death.name(code) == "SIGKILL" and not by_us:
         what += ": it was killed, probably by the system because memory ran out"
-    return EngineError(what, hint=next)
+    return EngineError(what, hint=then)
 
 
 def unloadable(code: int, starts: int) -> PortableError:
