@@ -167,7 +167,8 @@ def test_one_of_two_workers_is_enough() -> None:
         assert two.endpoint not in reader.ended()[-2], "it is not to blame"
         assert answer(server) == before
         again = server.log.rpartition("the model runs again")[2]
-        assert f"on RPC0; without a worker: no worker listens at {one.endpoint}" in again
+        assert "31/31 layers -> RPC0 " in again
+        assert f"; without a worker: no worker listens at {one.endpoint}" in again
 
 
 def test_too_little_without_a_worker_blames_the_worker() -> None:
