@@ -249,7 +249,7 @@ def test_what_does_not_fit_has_an_exit_code_of_its_own(
         patch.setattr("shutil.disk_usage", lambda _: usage)
         code, out, err = run(str(folder), "--quant", "F32")
     assert code == 5 and "not enough disk" in out and "80.0 kB are free" in err
-    monkeypatch.setattr("portable.engine.dry_run.available_memory", lambda: 100 << 20)
+    monkeypatch.setattr("portable.engine.machine.available_memory", lambda: 100 << 20)
     code, out, err = run(str(folder), "--context", "1000000")
     assert code == 4 and "not enough memory" in out and "nothing of" in err
 

@@ -43,7 +43,6 @@ ALLOWED = {
     ("portable/engine/rpc/serve.py", "resource"): "imported on Linux; elsewhere nothing is limited",
     ("portable/engine/machine.py", "/sys"): "control groups, which only Linux has",
     ("portable/engine/machine.py", "/proc"): "the control groups of this process, as above",
-    ("portable/bench/machine.py", "/proc"): "the processor's name; else `platform` tells it",
     ("portable/engine/processor.py", "/proc"): "Linux's way; each system has its own there",
     (
         "portable/engine/adapters.py",

@@ -6,18 +6,18 @@ import os
 import platform
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
 from portable.bench.report import Machine
+from portable.engine.processor import processor
 
 
 def machine() -> Machine:
     """This machine as it is now."""
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor().name,
         cores=_cores(),
         physical_cores=psutil.cpu_count(logical=False),
         load=_load(),
@@ -37,11 +37,3 @@ def _load() -> float | None:
     with suppress(OSError):
         return round(os.getloadavg()[0], 2)
     return None
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
+from portable.engine.offload.device import MIB
+
 HOST = "CPU"
 
-_MIB = 1 << 20
 _BUFFER = re.compile(
     r"(\S+) +(model|LoRA|KV|RS|DSV4 .+ state|compute|output) buffer size = +([\d.]+) MiB"
 )
@@ -75,7 +76,7 @@ def read(lines: Iterable[str], devices: Sequence[Named] = ()) -> Buffers:
     compute: dict[str, int] = {}
     for line in lines:
         if match := _BUFFER.search(line):
-            name, kind, size = match[1], match[2], round(float(match[3]) * _MIB)
+            name, kind, size = match[1], match[2], round(float(match[3]) * MIB)
             if kind == "compute":
                 compute[name] = size
             else:

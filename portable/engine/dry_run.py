@@ -12,16 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-from psutil import virtual_memory
 
 from portable.engine import death
-from portable.engine.buffers import HOST
 from portable.engine.isolated import ask
-from portable.engine.machine import available_memory
+from portable.engine.machine import host
 from portable.engine.offload.device import Device
 from portable.engine.offload.plan import Plan
 from portable.engine.offload.wish import Wish
-from portable.engine.processor import processor
 from portable.errors import EngineError
 
 SECONDS = 120
@@ -114,9 +111,7 @@ def devices(rpc: tuple[str, ...] = ()) -> tuple[list[Device], list[str]]:
     Raises EngineError if llama.cpp cannot be loaded.
     """
     done = _child(Task(rpc))
-    name, total = processor().name, virtual_memory().total
-    host = Device(HOST, name, available_memory(), total, "cpu", HOST)
-    return [*done.devices, host], done.missing
+    return [*done.devices, host()], done.missing
 
 
 def _child(task: Task) -> Done:

@@ -10,7 +10,16 @@ from pathlib import Path
 import psutil
 
 from portable import gguf
+from portable.engine.buffers import HOST
+from portable.engine.offload.device import Device
+from portable.engine.processor import processor
 from portable.errors import ModelFileError
+
+
+def host() -> Device:
+    """This machine's memory, as far as this process may still take it."""
+    total = psutil.virtual_memory().total
+    return Device(HOST, processor().name, available_memory(), total, "cpu", HOST)
 
 
 def check_file(path: Path) -> None:

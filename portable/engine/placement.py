@@ -6,14 +6,9 @@ import ctypes
 import os
 from collections.abc import Sequence
 
-import psutil
-
-from portable.engine.buffers import HOST
 from portable.engine.config import EngineConfig, Rope
-from portable.engine.machine import available_memory
 from portable.engine.native import device_handle, lib, libggml
 from portable.engine.offload.device import Device
-from portable.engine.processor import processor
 
 _LOAD_MODES = {
     "auto": lib.LLAMA_LOAD_MODE_AUTO,
@@ -34,12 +29,6 @@ class _Override(ctypes.Structure):
     """llama_model_tensor_buft_override."""
 
     _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
-
-
-def host() -> Device:
-    """This machine's memory, as far as this process may still take it."""
-    total = psutil.virtual_memory().total
-    return Device(HOST, processor().name, available_memory(), total, "cpu", HOST)
 
 
 def why_no_device(config: EngineConfig, devices: Sequence[Device], backends: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from portable.engine.buffers import read as read_buffers
 from portable.engine.config import EngineConfig
 from portable.engine.cores import OtherPrograms, find_cores, settle
 from portable.engine.fallback import Fallback
-from portable.engine.machine import check_file
+from portable.engine.machine import check_file, host
 from portable.engine.native import (
     LOG,
     SMALLER,
@@ -35,7 +35,7 @@ from portable.engine.offload.device import GIB
 from portable.engine.offload.plan import Plan
 from portable.engine.offload.shape import shape_of
 from portable.engine.offload.wish import wish_of
-from portable.engine.placement import host, model_params, set_rope, why_no_device
+from portable.engine.placement import model_params, set_rope, why_no_device
 from portable.engine.places import Place, places
 from portable.engine.rpc.devices import blamed, connect, without_some
 from portable.engine.rpc.lost import GUARD

@@ -1,7 +1,7 @@
 """How fast this machine computes: timed when it is first asked for, then kept on disk.
 
-`<cache>/speed.json` holds seconds by operation, for one processor, number of threads, llama.cpp
-and device. What cannot be kept is measured again.
+`<cache>/speed.json` holds seconds by operation, for one processor, number of threads and llama.cpp.
+What cannot be kept is measured again.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ def others() -> float:
 
 
 class Machine:
-    """Times of one device: of the CPU, with so many threads, if it has no name."""
+    """Times of the CPU with so many threads."""
 
-    def __init__(self, threads: int, device: str = "") -> None:
-        self.threads, self.device = threads, device
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.name = " / ".join(
             [
                 processor().name,
                 f"{threads} threads",
                 f"llama-cpp-python {version('llama-cpp-python')}",
-                *filter(None, [device]),
             ]
         )
 
@@ -91,7 +90,7 @@ class Machine:
         groups = [
             [one for one in operations if (one.vectors == 1) == single] for single in (True, False)
         ]
-        requests = [Request(group, self.threads, self.device) for group in groups if group]
+        requests = [Request(group, self.threads) for group in groups if group]
         found = time_kernels(requests)
         return {
             one: timed

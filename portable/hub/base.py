@@ -21,7 +21,7 @@ from portable.errors import DiskError, NetworkError, UsageError
 from portable.hub.names import Listing, RemoteFile, is_id, is_revision, unsafe_name
 from portable.hub.probe import Probe
 from portable.hub.site import Damaged, Site
-from portable.progress import Report, silent
+from portable.progress import Report, silent, size
 
 BLOCK = 1 << 18  # bytes that are read from a connection at a time
 Tick = Callable[[int], None]
@@ -163,8 +163,7 @@ class Hub(Site):
         there, free = self.room(listing)
         if missing > free and not self.force:
             raise DiskError(
-                f"{listing.repo} needs {missing / 1e9:.1f} GB in {there}, "
-                f"and {free / 1e9:.1f} GB are free",
+                f"{listing.repo} needs {size(missing)} in {there}, and {size(free)} are free",
                 hint="free some space, or move the hub's cache: HF_HOME, MODELSCOPE_CACHE; "
                 "pull --force fetches all the same",
             )

@@ -12,6 +12,7 @@ import msgspec
 
 from portable.engine import isolated, protocol
 from portable.engine.cores import find_cores, settle
+from portable.engine.offload.device import GIB
 from portable.engine.rpc import serve
 from portable.errors import PortableError
 from portable.platforms import own_group
@@ -20,7 +21,6 @@ from portable.worker.config import WorkerConfig
 
 Say = Callable[[str], None]
 
-_GIB = 1 << 30
 _SHORT = 5.0  # seconds: a life that ends sooner makes the next pause longer
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _TURN = 0.1
@@ -128,7 +128,7 @@ class Worker:
     def _describe(self, devices: list[serve.Device]) -> None:
         threads = self._serving().threads
         for device in devices:
-            lent = f"{device.free / _GIB:.1f} GiB"
+            lent = f"{device.free / GIB:.1f} GiB"
             self._say(f"lends {device.name} ({device.description}): {lent}, {threads} threads")
         if self._config.cache:
             self._say(f"keeps weights in {self._config.cache}")

@@ -9,25 +9,7 @@ from typing import Any
 
 _F16, _F32 = 2, 4
 _RECURRENT = re.compile(r"\.(ssm_|shortconv|time_mix)")
-# llama.cpp gives these no memory: they see a text once, and whole.
-_FORGETFUL = frozenset(
-    [
-        "bert",
-        "jina-bert-v2",
-        "jina-bert-v3",
-        "nomic-bert",
-        "nomic-bert-moe",
-        "neo-bert",
-        "eurobert",
-        "modern-bert",
-        "gemma-embedding",
-        "wavtokenizer-dec",
-        "dream",
-        "llada",
-        "llada-moe",
-        "rnd1",
-    ]
-)
+# These end with vectors, not with logits.
 _NO_OUTPUT = frozenset(
     [
         "bert",
@@ -40,6 +22,15 @@ _NO_OUTPUT = frozenset(
         "modern-bert",
     ]
 )
+# llama.cpp gives these no memory: they see a text once, and whole.
+_FORGETFUL = _NO_OUTPUT | {
+    "gemma-embedding",
+    "wavtokenizer-dec",
+    "dream",
+    "llada",
+    "llada-moe",
+    "rnd1",
+}
 # Every so many layers one sees all tokens, where the file does not say which: llama.cpp's defaults.
 _PERIODS = {
     "gemma2": 2,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -40,15 +40,13 @@ class Share:
 class Load:
     """A model with a context: what each layer takes, if so many layers' experts stay on the host.
 
-    `cache_on_host` keeps the KV cache of all layers there. `compute` has exact sizes of the buffers
-    to compute in, by device; those that it lacks are estimated.
+    `cache_on_host` keeps the KV cache of all layers there.
     """
 
     shape: Shape
     wish: Wish
     context: int
     kv_type: CacheType
-    compute: Mapping[str, int] = field(default_factory=dict)
     experts_on_host: int = 0
     cache_on_host: bool = False
 
@@ -94,7 +92,7 @@ class Load:
         """Of the layers from `first` up to `last`, on a device to which a matrix may be `moved`."""
         weights, caches = self._sums
         cache = 0 if self.cache_on_host else caches[last] - caches[first]
-        compute = self._compute(device, Work(first < self.units - 1, last == self.units, moved))
+        compute = self._compute(Work(first < self.units - 1, last == self.units, moved))
         return Share(device.name, last - first, weights[last] - weights[first], cache, compute)
 
     def host(self, device: Device, layers: int, *, helped: bool = False) -> Share:
@@ -107,7 +105,7 @@ class Load:
         cache = caches[-1] if self.cache_on_host else caches[first]
         # Attention is computed where the cache lies.
         works = self.cache_on_host or (first > 0 and not helped)
-        compute = self._compute(device, Work(works, not layers)) + logits(self.shape, self.wish)
+        compute = self._compute(Work(works, not layers)) + logits(self.shape, self.wish)
         return Share(device.name, first, held, cache, compute)
 
     def moved(self, layers: int) -> int:
@@ -115,9 +113,7 @@ class Load:
         on_host = self.shape.layers[: max(self.units - layers, self.experts_on_host)]
         return max((layer.largest for layer in on_host), default=0)
 
-    def _compute(self, device: Device, work: Work) -> int:
-        if device.name in self.compute:
-            return self.compute[device.name]
+    def _compute(self, work: Work) -> int:
         return estimate(self.shape, self.wish, self.wish.seen(self.context), work)
 
 

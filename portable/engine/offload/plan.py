@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from portable.engine.offload import words
@@ -50,24 +50,22 @@ def plan(
     shape: Shape,
     devices: Sequence[Device],
     wish: Wish,
-    compute: Mapping[str, int] | None = None,
     unused: str = "",
 ) -> Plan:
     """What is asked, with as many layers on devices as have room.
 
-    `devices` has the host among them; `compute` has the bytes that a dry run said of the buffers to
-    compute in, by device; `unused` says why there is no GPU. What does not fit is tried with, in
-    this order: a context of 4096 tokens at least, if none was asked; a KV cache of q8_0, if no type
-    was; a shorter context still. For each of these layers leave the host as long as there is room,
-    see `_place`.
+    `devices` has the host among them; `unused` says why there is no GPU. What does not fit is tried
+    with, in this order: a context of 4096 tokens at least, if none was asked; a KV cache of q8_0,
+    if no type was; a shorter context still. For each of these layers leave the host as long as
+    there is room, see `_place`.
     Raises NotEnoughMemory with what fits, and UsageError for devices that there are not.
     """
     room, wish = room_for(devices, wish)
     for context, kv_type in _contexts(shape, wish):
-        load = Load(shape, wish, context, kv_type, compute or {})
+        load = Load(shape, wish, context, kv_type)
         if room.may_hold(load) and (placed := _place(load, room)):
             return _told(placed, room, unused)
-    least = Load(shape, wish, *_least(shape, wish), compute or {})
+    least = Load(shape, wish, *_least(shape, wish))
     raise NotEnoughMemory(words.too_large(least, room), hint=_smaller(least, room))
 
 
