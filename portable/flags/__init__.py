@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from portable.errors import UsageError
 from portable.flags.complete import complete_model as complete_model
@@ -136,7 +137,14 @@ def spread(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fields(kind: Any) -> list[inspect.Parameter]:
+    """Help lists them under the first sentence of the dataclass that has them."""
     hints = get_type_hints(kind, include_extras=True)
+    for owner in reversed(kind.__mro__[:-1]):
+        heading = inspect.cleandoc(owner.__doc__ or "").partition(".")[0]
+        for name in owner.__annotations__:
+            for option in getattr(hints[name], "__metadata__", ()):
+                if isinstance(option, OptionInfo):
+                    option.rich_help_panel = heading
     return [
         inspect.Parameter(
             field.name,
