@@ -401,7 +401,7 @@ def test_a_full_disk_is_said_before_the_download(
     fake.add(REPO, FILES)
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DiskError, match=r"0\.0 GB are free"):
+    with pytest.raises(DiskError, match=r"1\.0 kB are free"):
         get("ms")
     assert not fake.state.asked("model.safetensors")
 

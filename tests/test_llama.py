@@ -280,7 +280,7 @@ def test_a_small_memory_gets_a_small_context(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = smollm2.stat().st_size + (300 << 20)
-    monkeypatch.setattr("portable.engine.placement.available_memory", lambda: free)
+    monkeypatch.setattr("portable.engine.machine.available_memory", lambda: free)
     llama = Llama(EngineConfig(smollm2, slots=2))
     assert 512 <= llama.context <= 4096 and llama.plan.shares[-1].total < free
     llama.close()
