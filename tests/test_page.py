@@ -65,7 +65,7 @@ def test_stopping_keeps_what_came_and_frees_the_server(visit: Visit, server: Ser
     page.keyboard.press("Escape")
     expect(page.locator(".stats")).to_have_text("Stopped")
     server.wait_idle()
-    said = visit.last().inner_text()
+    said = visit.last().text_content() or ""
     page.reload()
     expect(visit.ready().last()).to_have_text(said)
 

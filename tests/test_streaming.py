@@ -526,7 +526,7 @@ def test_keep_says_so_when_the_disk_is_too_small(
 ) -> None:
     fake.add(REPO, files(medium))
     room(monkeypatch, 5_000_000)
-    with pytest.raises(DiskError, match=r"needs 0\.0 GB"):
+    with pytest.raises(DiskError, match=r"needs 25\.5 MB"):
         fetch_checkpoint(f"ms://{REPO}", Wish(None, None, False, print, silent, True))
     assert not fake.state.asked("model-0")
 
