@@ -32,7 +32,6 @@ _SHARE_FOR_MARKS = 10
 
 # ggml_type.
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
-# What llama_decode returns when a buffer cannot be had.
 
 
 class Llama(Weights):
